@@ -1,0 +1,74 @@
+"""Ids as written in the files, and the dense rows that stand for them."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+CANONICAL_INTEGER = "^(0|-?[1-9][0-9]{0,17})$"
+
+
+class IdMap:
+    """The ids of one side in row order: row r stands for ``texts[r]``.
+
+    Parameters
+    ----------
+    texts : pyarrow.StringArray
+        Distinct ids, exactly as written in the files.
+    """
+
+    def __init__(self, texts: pa.StringArray):
+        self.texts = texts
+
+    @classmethod
+    def sorted(cls, texts: pa.StringArray) -> IdMap:
+        """Distinct ids in row order: by value where all are integers, by UTF-8 bytes otherwise."""
+        keys = texts.cast(pa.int64()) if are_integers(texts) else texts
+        return cls(texts.take(pc.sort_indices(keys)))
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __eq__(self, other) -> bool:
+        return isinstance(other, IdMap) and self.texts.equals(other.texts)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __getitem__(self, row: int) -> str:
+        return self.texts[int(row)].as_py()
+
+    def rows(self, texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
+        """Rows of the given ids.
+
+        Parameters
+        ----------
+        texts : pyarrow string or dictionary array, shape (n,)
+
+        Returns
+        -------
+        ndarray of int32, shape (n,)
+            -1 where the id is unknown.
+        """
+        if isinstance(texts, pa.ChunkedArray):
+            texts = texts.combine_chunks()
+        if pa.types.is_dictionary(texts.type):
+            return self.rows(texts.dictionary)[texts.indices.to_numpy(zero_copy_only=False)]
+        found = pc.index_in(texts, value_set=self.texts)
+        return pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
+
+    @cached_property
+    def hashes(self) -> np.ndarray:
+        """A stable 64-bit hash of each id's text; uint64, shape (rows,)."""
+        digests = b"".join(
+            hashlib.blake2b(text.encode(), digest_size=8).digest() for text in self.texts.to_pylist()
+        )
+        return np.frombuffer(digests, dtype="<u8")
+
+
+def are_integers(texts: pa.StringArray) -> bool:
+    """Whether every text is an integer in its one canonical spelling, within 18 digits."""
+    return bool(pc.all(pc.match_substring_regex(texts, CANONICAL_INTEGER)).as_py())

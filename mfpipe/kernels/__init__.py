@@ -1,0 +1,8 @@
+"""Compiled row solvers on plain arrays; they know no Dask, no pandas and no files.
+
+Every kernel releases the GIL, and a row's result depends on its own ratings, in their stored order,
+and on the other side only: never on the block it is in. The fast-math flags allow fused and reordered
+sums, fixed when the kernel is compiled, so that they are the same for every row of one length.
+"""
+
+OPTIONS = {"nogil": True, "cache": True, "fastmath": {"contract", "reassoc"}, "error_model": "numpy"}

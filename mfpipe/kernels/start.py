@@ -1,0 +1,39 @@
+"""Starting factors from a counter-based generator: each row's own, wherever the row stands."""
+
+import math
+
+import numpy as np
+from numba import njit
+
+from mfpipe.kernels import OPTIONS
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+@njit(**OPTIONS)
+def mix(state):
+    """The output function of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014, figure 16)."""
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
+
+
+@njit(nogil=True, cache=True)
+def normal_rows(keys, rows):
+    """Fill each row with N(0, 1) numbers that depend on its key and the column only.
+
+    Box and Muller's transform of SplitMix64 at counters 2k and 2k + 1.
+
+    Parameters
+    ----------
+    keys : uint64, shape (n,)
+    rows : out, floating, shape (n, rank)
+    """
+    scale = 2.0**-53
+    for u in range(len(keys)):
+        for k in range(rows.shape[1]):
+            counter = np.uint64(2 * k)
+            first = mix(keys[u] + (counter + np.uint64(1)) * _GOLDEN) >> np.uint64(11)
+            second = mix(keys[u] + (counter + np.uint64(2)) * _GOLDEN) >> np.uint64(11)
+            radius = math.sqrt(-2.0 * math.log((np.float64(first) + 1.0) * scale))
+            rows[u, k] = radius * math.cos(2.0 * math.pi * np.float64(second) * scale)

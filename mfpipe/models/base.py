@@ -1,0 +1,195 @@
+"""What every model says: its parameters, how a side starts, how a block of rows is updated."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from mfpipe.errors import ParameterError
+from mfpipe.kernels.start import mix, normal_rows
+
+SIDES = ("user", "item")
+
+
+class Block(NamedTuple):
+    """Ratings of a contiguous run of rows of one side, in CSR form.
+
+    `first_row` is the row number of the first; `indptr` is int64, shape (rows + 1,); `columns` int32,
+    shape (ratings,), the other side's rows in ascending order; `values` the ratings in stars.
+    """
+
+    first_row: int
+    indptr: np.ndarray
+    columns: np.ndarray
+    values: np.ndarray
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.indptr) - 1
+
+
+class Update(NamedTuple):
+    """New rows of a block with, for each row, its squared error and its penalty s·φ(p), in float64."""
+
+    rows: np.ndarray
+    squared_error: np.ndarray
+    penalty: np.ndarray
+
+
+class Factors(NamedTuple):
+    """One array of rows per side; what a row's columns are is said by `Model.columns`."""
+
+    user: np.ndarray
+    item: np.ndarray
+
+
+class Baseline(NamedTuple):
+    """What the training ratings alone say: the global mean and each row's mean, in stars."""
+
+    global_mean: float
+    user_means: np.ndarray
+    item_means: np.ndarray
+
+    def fallback(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """The mean of whichever side is known (the item's if both are), else the global mean."""
+        by_user = known_or(self.user_means, users, self.global_mean)
+        return np.where(items >= 0, known_or(self.item_means, items, self.global_mean), by_user)
+
+
+def known_or(values: np.ndarray, rows: np.ndarray, otherwise: float) -> np.ndarray:
+    """`values[rows]`, and `otherwise` where a row is -1."""
+    if len(values) == 0:
+        return np.full(len(rows), otherwise)
+    return np.where(rows >= 0, values[rows], otherwise)
+
+
+def parameter(default: Any, help: str, check: Callable[[Any], bool], must: str) -> Any:
+    """A hyper-parameter: its default, a line of help, and what it must be."""
+    return dataclasses.field(default=default, metadata={"help": help, "check": check, "must": must})
+
+
+def is_integer(low: int, high: int) -> Callable[[Any], bool]:
+    return lambda value: (
+        isinstance(value, int | np.integer) and not isinstance(value, bool) and low <= value <= high
+    )
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def max_iter(default: int = 50) -> Any:
+    return parameter(default, "iterations at most", is_integer(0, 10**9), "an integer, 0 or more")
+
+
+def tol(default: float = 1e-4) -> Any:
+    return parameter(
+        default,
+        "stop when an iteration lowers the objective by less than this share of it",
+        lambda value: is_number(value) and value >= 0,
+        "a finite number, 0 or more",
+    )
+
+
+def random_state() -> Any:
+    return parameter(
+        0, "seed of the starting factors", is_integer(0, 2**63 - 1), "an integer from 0 to 2^63 - 1"
+    )
+
+
+def choice(default: str, choices: tuple[str, ...], help: str) -> Any:
+    return parameter(default, help, lambda value: value in choices, f"one of {', '.join(choices)}")
+
+
+FLAGS = {"random_state": "--seed"}
+
+
+def flag(name: str) -> str:
+    """The command-line flag of a parameter."""
+    return FLAGS.get(name, "--" + name.replace("_", "-"))
+
+
+@dataclass(frozen=True)
+class Model(ABC):
+    """Hyper-parameters only: immutable, picklable, and cheap to send to a worker."""
+
+    name: ClassVar[str]
+    half_steps: ClassVar[tuple[str, ...]] = ("item", "user")
+    iterative: ClassVar[bool] = True  # each half-step minimises the objective in its side
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not field.metadata["check"](value):
+                raise ParameterError(f"{flag(field.name)} {value!r}: must be {field.metadata['must']}")
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @abstractmethod
+    def columns(self) -> list[str]:
+        """Names of the columns of a row."""
+
+    @abstractmethod
+    def start(self, side: str, hashes: np.ndarray) -> np.ndarray:
+        """Starting rows from the hashes of the ids; shape (rows, columns)."""
+
+    @abstractmethod
+    def update(self, side: str, block: Block, other: np.ndarray, n_ratings: int) -> Update:
+        """The rows of a block, exactly optimal with the other side fixed.
+
+        Parameters
+        ----------
+        side : {'user', 'item'}
+            The side the block's rows belong to.
+        block : Block
+        other : ndarray, shape (n_other, columns)
+            The other side's rows, read only.
+        n_ratings : int
+            N, the ratings of the whole training set.
+        """
+
+    @abstractmethod
+    def predict(
+        self, factors: Factors, users: np.ndarray, items: np.ndarray, baseline: Baseline
+    ) -> np.ndarray:
+        """Predicted ratings of pairs of rows, -1 where unknown; float64, shape (n,), never NaN."""
+
+    @property
+    def storage(self) -> np.dtype:
+        return np.dtype(getattr(self, "dtype", "float64"))
+
+
+class FactorModel(Model):
+    """A model whose rows start at random and whose objective a half-step lowers."""
+
+    @abstractmethod
+    def evaluate(
+        self, side: str, block: Block, own: np.ndarray, other: np.ndarray, n_ratings: int
+    ) -> Update:
+        """A block's rows as they are (`own` holds the whole side), with their errors and penalties."""
+
+    @abstractmethod
+    def stationarity(
+        self, side: str, block: Block, own: np.ndarray, other: np.ndarray, n_ratings: int
+    ) -> np.ndarray:
+        """Each row's distance from its exact optimum; float64, shape (rows,).
+
+        The Euclidean norm of the row problem's (sub)gradient nearest to zero, divided by
+        max(‖Xᵀy‖∞, s).
+        """
+
+
+def normal_start(seed: int, side: str, hashes: np.ndarray, rank: int, dtype: np.dtype) -> np.ndarray:
+    """N(0, 1) rows keyed by (seed, side, id): the same whatever other ids there are."""
+    rows = np.empty((len(hashes), rank), dtype)
+    key = mix(mix(np.uint64(seed)) + np.uint64(SIDES.index(side)))
+    normal_rows(hashes ^ np.uint64(key), rows)
+    return rows
