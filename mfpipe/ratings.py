@@ -251,7 +251,7 @@ def _judge(chunk: Chunk, rules: Rules) -> tuple[dict, list[Fault]]:
     rating = chunk.columns["rating"]
     values, judged["rating"] = _decimals(rating.dictionary.to_pylist(), rules.rating_range)
     for role in ("user", "item"):
-        judged[role] = [_id_fault(text) for text in chunk.columns[role].dictionary.to_pylist()]
+        judged[role] = [id_fault(text) for text in chunk.columns[role].dictionary.to_pylist()]
     faulty: dict[int, tuple[str, str]] = {}
     for role in ("rating", "item", "user"):
         reasons = judged[role]
@@ -300,7 +300,8 @@ def _decimals(texts: list[str], limits: tuple[float, float] | None) -> tuple[np.
     return values, reasons
 
 
-def _id_fault(text: str) -> str | None:
+def id_fault(text: str) -> str | None:
+    """Why a text cannot be an id; None if it can."""
     if not text or text.isspace():
         return "blank"
     return "control character" if _CONTROL.search(text) else None

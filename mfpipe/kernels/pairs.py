@@ -1,8 +1,10 @@
-"""Predictions of (user, item) pairs from factors."""
+"""What concerns (user, item) pairs: predictions from factors, and hashes for holdouts."""
 
+import numpy as np
 from numba import njit
 
 from mfpipe.kernels import OPTIONS
+from mfpipe.kernels.start import mix
 
 
 @njit(**OPTIONS)
@@ -23,3 +25,18 @@ def dot_pairs(users, items, user_factors, item_factors, predicted):
             for k in range(len(p)):
                 total += p[k] * q[k]
             predicted[n] = total
+
+
+@njit(nogil=True, cache=True)
+def uniform_pairs(users, items, user_hashes, item_hashes, numbers):
+    """A number in [0, 1) for each pair, that depends on the two ids only.
+
+    Parameters
+    ----------
+    users, items : int32, shape (n,)
+    user_hashes, item_hashes : uint64, shape (rows,)
+    numbers : out, float64, shape (n,)
+    """
+    for n in range(len(users)):
+        state = mix(mix(user_hashes[users[n]]) + item_hashes[items[n]])
+        numbers[n] = np.float64(state >> np.uint64(11)) * 2.0**-53

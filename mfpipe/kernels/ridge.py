@@ -4,6 +4,7 @@ import numpy as np
 from numba import njit
 
 from mfpipe.kernels import OPTIONS
+from mfpipe.kernels.residuals import squared_norm, squared_residual
 
 PANEL = 64  # ratings gathered at a time, so that a panel stays in the nearest cache
 
@@ -59,30 +60,6 @@ def ridge_rows(indptr, columns, values, other, penalty, rows, squared_error, pen
             rows[u] = 0
         squared_error[u] = squared_residual(columns[begin:end], values[begin:end], other, rows[u])
         penalised[u] = penalty[u] * squared_norm(rows[u])
-
-
-@njit(**OPTIONS)
-def squared_residual(columns, values, other, row):
-    """‖y − Xp‖² in float64."""
-    total = 0.0
-    rank = other.shape[1]
-    for j in range(len(columns)):
-        x = other[columns[j]]
-        dot = other.dtype.type(0)
-        for k in range(rank):
-            dot += x[k] * row[k]
-        error = np.float64(values[j]) - np.float64(dot)
-        total += error * error
-    return total
-
-
-@njit(**OPTIONS)
-def squared_norm(row):
-    """‖p‖² in float64."""
-    total = 0.0
-    for k in range(len(row)):
-        total += np.float64(row[k]) * np.float64(row[k])
-    return total
 
 
 @njit(**OPTIONS)

@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse
+import scipy.sparse.linalg
 
 from mfpipe.errors import NumericError
+from mfpipe.kernels import readonly
 from mfpipe.kernels.pairs import dot_pairs
-from mfpipe.kernels.ridge import ridge_rows, squared_norm, squared_residual
+from mfpipe.kernels.residuals import residual_rows, squared_norm, squared_residual
+from mfpipe.kernels.ridge import ridge_rows
 from mfpipe.models.base import (
     Baseline,
     Block,
@@ -70,10 +74,10 @@ class ALS(FactorModel):
         squared_error, penalised = np.empty(block.n_rows), np.empty(block.n_rows)
         unsolved = np.empty(block.n_rows, dtype=np.bool_)
         penalty = self.penalties(block, n_ratings)
-        ridge_rows(*block[1:], other, penalty, rows, squared_error, penalised, unsolved)
+        ridge_rows(*readonly(*block[1:], other, penalty), rows, squared_error, penalised, unsolved)
         for u in np.flatnonzero(unsolved):
             ratings = slice(block.indptr[u], block.indptr[u + 1])
-            columns, values = block.columns[ratings], block.values[ratings]
+            columns, values, other = readonly(block.columns[ratings], block.values[ratings], other)
             rows[u] = _least_norm_row(other[columns], values, penalty[u])
             squared_error[u] = squared_residual(columns, values, other, rows[u])
             penalised[u] = penalty[u] * squared_norm(rows[u])
@@ -82,10 +86,7 @@ class ALS(FactorModel):
     def evaluate(self, side, block: Block, own, other, n_ratings: int) -> Update:
         rows = own[block.first_row : block.first_row + block.n_rows]
         squared_error, norms = np.empty(block.n_rows), np.empty(block.n_rows)
-        for u in range(block.n_rows):
-            ratings = slice(block.indptr[u], block.indptr[u + 1])
-            squared_error[u] = squared_residual(block.columns[ratings], block.values[ratings], other, rows[u])
-            norms[u] = squared_norm(rows[u])
+        residual_rows(*readonly(*block[1:], rows, other), squared_error, norms)
         return Update(rows, squared_error, self.penalties(block, n_ratings) * norms)
 
     def stationarity(self, side, block: Block, own, other, n_ratings: int) -> np.ndarray:
@@ -103,8 +104,24 @@ class ALS(FactorModel):
 
     def predict(self, factors: Factors, users, items, baseline: Baseline) -> np.ndarray:
         predicted = np.zeros(len(users)) if self.cold == "zero" else baseline.fallback(users, items)
-        dot_pairs(users, items, factors.user, factors.item, predicted)
+        dot_pairs(*readonly(users, items, factors.user, factors.item), predicted)
         return predicted
+
+    def largest_useful_regularization(self, user, item, rating) -> float:
+        matrix = scipy.sparse.csr_array((rating, (user, item)))
+        if self.weighting == "uniform":
+            return largest_singular_value(matrix) / len(rating)
+        by_user = scipy.sparse.diags_array(np.bincount(user) ** -0.5)
+        by_item = scipy.sparse.diags_array(np.bincount(item) ** -0.5)
+        return largest_singular_value(by_user @ matrix @ by_item)
+
+
+def largest_singular_value(matrix) -> float:
+    """σ_max of a sparse matrix, by Lanczos from a fixed start."""
+    if min(matrix.shape) == 1:
+        return float(scipy.sparse.linalg.norm(matrix))
+    start = np.ones(min(matrix.shape))
+    return float(scipy.sparse.linalg.svds(matrix, k=1, v0=start, return_singular_vectors=False)[0])
 
 
 def _least_norm_row(x: np.ndarray, y: np.ndarray, penalty: float) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from mfpipe.errors import ParameterError
+from mfpipe.kernels import readonly
 from mfpipe.kernels.start import mix, normal_rows
 
 SIDES = ("user", "item")
@@ -186,10 +187,16 @@ class FactorModel(Model):
         max(‖Xᵀy‖∞, s).
         """
 
+    def largest_useful_regularization(
+        self, user: np.ndarray, item: np.ndarray, rating: np.ndarray
+    ) -> float | None:
+        """The λ from which on all factors are zero at the optimum; None where no such bound is known."""
+        return None
+
 
 def normal_start(seed: int, side: str, hashes: np.ndarray, rank: int, dtype: np.dtype) -> np.ndarray:
     """N(0, 1) rows keyed by (seed, side, id): the same whatever other ids there are."""
     rows = np.empty((len(hashes), rank), dtype)
     key = mix(mix(np.uint64(seed)) + np.uint64(SIDES.index(side)))
-    normal_rows(hashes ^ np.uint64(key), rows)
+    normal_rows(*readonly(hashes ^ np.uint64(key)), rows)
     return rows

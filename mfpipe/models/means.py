@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from mfpipe.kernels import readonly
 from mfpipe.kernels.means import mean_rows
 from mfpipe.models.base import Baseline, Block, Factors, Model, Update, known_or
 
@@ -27,7 +28,7 @@ class _Mean(Model):
     def update(self, side: str, block: Block, other: np.ndarray, n_ratings: int) -> Update:
         rows, squared_error = np.empty((block.n_rows, 1)), np.empty(block.n_rows)
         share = self.own_share if side == self.half_steps[-1] else 1.0
-        mean_rows(block.indptr, block.columns, block.values, other, share, rows, squared_error)
+        mean_rows(*readonly(*block[1:], other), share, rows, squared_error)
         return Update(rows, squared_error, np.zeros(block.n_rows))
 
 

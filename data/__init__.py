@@ -1,0 +1,1 @@
+"""The shipped sample; see README.md beside this file."""

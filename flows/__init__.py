@@ -1,0 +1,1 @@
+"""Prefect flows over `mfpipe.pipeline`; installed as `mfpipe_flows`."""

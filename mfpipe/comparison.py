@@ -1,0 +1,176 @@
+"""Every system on the same data, serially, in threads and on a Dask cluster, held against each other."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mfpipe.errors import ParameterError
+from mfpipe.executors import connect, executor
+from mfpipe.models import FactorModel, Model
+from mfpipe.pipeline import (
+    Callbacks,
+    Data,
+    Place,
+    Prepared,
+    Trained,
+    checksums,
+    compile_kernels,
+    fit_and_evaluate,
+    prepare,
+)
+from mfpipe.ratings import Ratings, TestRatings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Comparison:
+    """Every system on the same data: a record each, the fits, and what they were made from."""
+
+    systems: list[dict]
+    trained: dict[str, Trained]
+    prepared: Prepared
+    timings: dict[str, float]
+
+    def record(self) -> dict:
+        """What `compare --json` prints."""
+        return {"systems": self.systems, "data": self.prepared.data(), "timings": self.timings}
+
+
+def compare(
+    data: Data,
+    models: Sequence[Model],
+    place: Place = Place(),
+    record: int | None = None,
+    quarantine: Path | None = None,
+    stage: Callable[[str], Any] = log.info,
+    on_iteration: Callbacks = (),
+) -> Comparison:
+    """Fit every system serially, in threads and on a Dask cluster, and hold them against each other.
+
+    Parameters
+    ----------
+    data : Data
+    models : sequence of Model
+    place : Place
+        `cluster` may be `serial` or `threads` to leave out what comes after it.
+    record : int, optional
+        Also report each system's prediction of this test record, counted from 0.
+
+    Raises
+    ------
+    ParameterError
+        There is no such test record.
+    """
+    started = time.perf_counter()
+    stage("reading ratings")
+    prepared = prepare(data, quarantine)
+    at = _position(prepared.test, record)
+    stage("compiling kernels, or loading them from the cache")
+    timings = {"ingest": prepared.seconds, "compile": sum(compile_kernels(model) for model in models)}
+    ways = ["serial", "threads", "cluster"]
+    ways = ways[: ways.index(place.cluster) + 1] if place.cluster in ways else ways
+    fits: dict[tuple[str, int], Trained] = {}
+    for way in ways:
+        began = time.perf_counter()
+        stage(f"fitting every system: {way}")
+        with _executors(way, prepared.ratings, place, models) as executors:
+            opened = time.perf_counter()
+            for number, model in enumerate(models):
+                if way == "cluster" and isinstance(model, FactorModel):
+                    # One iteration first, so that a worker's first call is not counted as fitting.
+                    executors[model.storage].half_step(model, "item", None, _start(model, prepared, "user"), -1)
+                fits[way, number] = fit_and_evaluate(
+                    model, prepared, executors[model.storage], on_iteration if way == ways[-1] else ()
+                )
+        timings |= {f"{way}_start": opened - began, way: time.perf_counter() - opened}
+    systems = [_system(number, model, fits, ways, prepared, record, at) for number, model in enumerate(models)]
+    timings["total"] = time.perf_counter() - started
+    trained = {model.name: fits[ways[-1], number] for number, model in enumerate(models)}
+    return Comparison(systems, trained, prepared, timings)
+
+
+def _start(model: Model, prepared: Prepared, side: str) -> np.ndarray:
+    return model.start(side, getattr(prepared.ratings, side + "s").hashes)
+
+
+@contextlib.contextmanager
+def _executors(way: str, ratings: Ratings, place: Place, models: Sequence[Model]) -> Iterator[dict]:
+    """An executor for each storage type the models need, all in one place."""
+    with contextlib.ExitStack() as stack:
+        settings = place.settings()
+        client = None
+        if way == "cluster":
+            names = ("cluster", "workers", "threads_per_worker", "dashboard_address")
+            client = stack.enter_context(connect(**{name: settings[name] for name in names}))
+        else:
+            settings["cluster"] = way
+        yield {
+            storage: stack.enter_context(executor(ratings, storage, **settings, client=client))
+            for storage in {model.storage for model in models}
+        }
+
+
+def _position(test: TestRatings, record: int | None) -> int | None:
+    if record is None:
+        return None
+    at = int(np.searchsorted(test.record, record))
+    if at == len(test) or test.record[at] != record:
+        raise ParameterError(
+            f"--record {record}: the test files have no usable data line of that number "
+            f"(they hold {len(test)} usable lines, counted from 0)"
+        )
+    return at
+
+
+def _system(number, model: Model, fits, ways, prepared: Prepared, record, at) -> dict:
+    """One row of the comparison; see interface.md."""
+    same = [fits[way, number] for way in ways]
+    first = same[0]
+    seconds = {way: fits[way, number].fit.seconds for way in ways}
+    parallel = [seconds[way] for way in ways if way != "serial"]
+    found = {
+        "model": model.name,
+        "params": model.params,
+        "objective": first.fit.objective,
+        "n_iter": first.fit.n_iter,
+        "converged": first.fit.converged,
+        "train_rmse": first.fit.train_rmse,
+        "test_rmse": first.metrics["rmse"],
+        "test_rmse_warm": first.metrics["rmse_warm"],
+        "test_rmse_cold": first.metrics["rmse_cold"],
+        "sparsity": _sparsity(first),
+        "seconds": seconds,
+        "speedup": seconds["serial"] / min(parallel) if parallel else None,
+        "identical": all(checksums(other.fitted) == checksums(first.fitted) for other in same),
+        "warnings": first.fit.warnings,
+        "record": None,
+    }
+    if at is not None:
+        test = prepared.test
+        predicted, _ = first.fitted.predict(test.user[at : at + 1], test.item[at : at + 1])
+        found["record"] = {
+            "record": record,
+            "user": test.user[at].as_py(),
+            "item": test.item[at].as_py(),
+            "predicted": float(predicted[0]),
+            "true": float(test.rating[at]),
+        }
+    return found
+
+
+def _sparsity(trained: Trained) -> float | None:
+    """The share of factors that are exactly zero; None for a model without factors."""
+    if not isinstance(trained.fit.model, FactorModel):
+        return None
+    factors = trained.fitted.factors
+    zeros = sum(int((rows == 0).sum()) for rows in factors)
+    return zeros / max(1, sum(rows.size for rows in factors))

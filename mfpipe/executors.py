@@ -1,0 +1,326 @@
+"""Where a half-step runs: in this process, in its threads, or on a Dask cluster.
+
+Every executor runs the same function on the same blocks and returns rows in row order, so that where
+a fit runs, and in how many pieces, changes nothing in its result.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from mfpipe.errors import ClusterError, ParameterError
+from mfpipe.models.base import Block, FactorModel, Model, Update
+from mfpipe.partition import block_of, frame, group, split, write
+from mfpipe.ratings import Ratings
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 4
+CONNECT_SECONDS = 15
+
+
+class Part(NamedTuple):
+    """One partition's share of a half-step."""
+
+    update: Update
+    seconds: float
+    ratings: int
+    worker: str
+
+
+class HalfStep(NamedTuple):
+    """One side updated: rows in row order, with the sums and timings they came with."""
+
+    rows: np.ndarray
+    squared_error: np.ndarray
+    penalty: np.ndarray
+    seconds: float
+    partitions: list[dict]
+
+
+class Executor(Protocol):
+    """Runs half-steps over all blocks of a side."""
+
+    cluster: str
+    workers: int
+
+    def half_step(
+        self, model: Model, side: str, own: np.ndarray | None, other: np.ndarray, iteration: int
+    ) -> HalfStep:
+        """Update every row of `side`; with `own` given, only evaluate those rows instead."""
+
+
+def update_block(
+    block: Block, model: Model, side: str, own, other: np.ndarray, n_ratings: int, worker: str
+) -> Part:
+    """Update, or with `own` given evaluate, one block, and time it."""
+    started = time.perf_counter()
+    if own is None:
+        update = model.update(side, block, other, n_ratings)
+    else:
+        assert isinstance(model, FactorModel)
+        update = model.evaluate(side, block, own, other, n_ratings)
+    return Part(update, time.perf_counter() - started, len(block.values), worker)
+
+
+def _gathered(parts: list[Part], seconds: float) -> HalfStep:
+    rows, squared_error, penalty = (
+        np.concatenate(arrays) for arrays in zip(*(part.update for part in parts), strict=True)
+    )
+    partitions = [
+        {"partition": k, "seconds": part.seconds, "ratings": part.ratings, "worker": part.worker}
+        for k, part in enumerate(parts)
+    ]
+    return HalfStep(rows, squared_error, penalty, seconds, partitions)
+
+
+class InProcess:
+    """Half-steps in this process, on one thread or several.
+
+    Parameters
+    ----------
+    ratings : Ratings
+    dtype : numpy.dtype
+        Of the values the model solves with.
+    n_partitions : int
+    workers : int
+        Threads; the kernels release the GIL.
+    """
+
+    def __init__(self, ratings: Ratings, dtype: np.dtype, n_partitions: int, workers: int = 1):
+        self.cluster = "serial" if workers == 1 else "threads"
+        self.workers = workers
+        self._blocks = {side: split(group(ratings, side, dtype), n_partitions) for side in ("user", "item")}
+        self._n_ratings = len(ratings)
+        self._pool = ThreadPoolExecutor(workers, "mfpipe") if workers > 1 else None
+
+    def half_step(self, model, side, own, other, iteration) -> HalfStep:
+        def run(block: Block) -> Part:
+            return update_block(block, model, side, own, other, self._n_ratings, "this process")
+
+        started = time.perf_counter()
+        parts = list((self._pool.map if self._pool else map)(run, self._blocks[side]))
+        return _gathered(parts, time.perf_counter() - started)
+
+    def close(self) -> None:
+        if self._pool:
+            self._pool.shutdown()
+
+
+# The scheduler's dashboard shows tasks by the name of their function: one for each thing that happens.
+
+
+def build_blocks(part, first_row: int, n_rows: int) -> list[Block]:
+    """One partition of a Dask DataFrame as the one block of a bag's partition."""
+    return [block_of(part, first_row, n_rows)]
+
+
+def update_user_factors(blocks, model, own, other, n_ratings, iteration) -> list[Part]:
+    """The user half-step of one partition, on a worker."""
+    return [update_block(block, model, "user", own, other, n_ratings, _this_worker()) for block in blocks]
+
+
+def update_item_factors(blocks, model, own, other, n_ratings, iteration) -> list[Part]:
+    """The item half-step of one partition, on a worker."""
+    return [update_block(block, model, "item", own, other, n_ratings, _this_worker()) for block in blocks]
+
+
+def _this_worker() -> str:
+    from distributed import get_worker
+
+    return str(get_worker().address)
+
+
+class OnCluster:
+    """Half-steps as `map_partitions` over blocks that live on the workers of a Dask cluster.
+
+    The partitions are Parquet files that every worker must be able to read; a worker that is lost takes
+    only copies with it, because its blocks are built again from there, and factors come from here.
+
+    Parameters
+    ----------
+    ratings, dtype, n_partitions
+        See `InProcess`.
+    client : distributed.Client
+    directory : Path
+        For the partition files.
+    """
+
+    def __init__(self, ratings: Ratings, dtype: np.dtype, n_partitions: int, client: Client, directory: Path):
+        from dask import delayed
+        from dask.bag import from_delayed
+        from distributed import wait
+
+        self.client = client
+        self.cluster = client.scheduler.address
+        self.workers = sum(client.nthreads().values())
+        self._n_ratings = len(ratings)
+        self.frames, self.blocks = {}, {}
+        for side in ("user", "item"):
+            specs = write(split(group(ratings, side, dtype), n_partitions), side, directory)
+            self.frames[side] = frame(specs, side, dtype)
+            build = delayed(build_blocks)
+            parts = zip(self.frames[side].to_delayed(), specs, strict=True)
+            bag = from_delayed([build(part, s["first_row"], s["n_rows"]) for part, s in parts])
+            self.blocks[side] = client.persist(bag)
+        try:
+            wait(list(self.blocks.values()))
+            for bag in self.blocks.values():
+                bag.map(len).sum().compute(scheduler=client)
+        except FileNotFoundError as error:
+            raise ClusterError(
+                f"a worker of {self.cluster} cannot read {error.filename}: the partitions must lie on a "
+                "file system that all workers share (set TMPDIR to one)"
+            ) from error
+
+    def half_step(self, model, side, own, other, iteration) -> HalfStep:
+        started = time.perf_counter()
+        parts = self._with_retries(lambda: self.graph(model, side, own, other, iteration).compute(scheduler=self.client))
+        return _gathered(parts, time.perf_counter() - started)
+
+    def graph(self, model: Model, side: str, own, other: np.ndarray, iteration: int):
+        """The half-step as a Dask collection; the iteration makes its keys new each time."""
+        from dask import delayed
+
+        update = update_user_factors if side == "user" else update_item_factors
+        sent = self.client.scatter(other, broadcast=True, hash=False)
+        return self.blocks[side].map_partitions(
+            update,
+            model=model,
+            own=None if own is None else delayed(self.client.scatter(own, broadcast=True, hash=False)),
+            other=delayed(sent),
+            n_ratings=self._n_ratings,
+            iteration=iteration,
+        )
+
+    def _with_retries(self, run: Callable[[], list[Part]]) -> list[Part]:
+        from distributed import KilledWorker
+        from distributed.client import FutureCancelledError
+        from distributed.comm import CommClosedError
+
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return run()
+            except (KilledWorker, FutureCancelledError, CommClosedError, TimeoutError) as error:
+                if attempt == ATTEMPTS or self.client.status != "running":
+                    raise ClusterError(f"{self.cluster}: lost for good ({type(error).__name__}: {error})") from error
+                log.warning("half-step lost to a worker (%s); running it again", type(error).__name__)
+        raise AssertionError
+
+
+@contextmanager
+def executor(
+    ratings: Ratings,
+    dtype: np.dtype,
+    cluster: str = "local",
+    workers: int | None = None,
+    threads_per_worker: int | None = None,
+    partitions: int | None = None,
+    dashboard_address: str | None = None,
+    client: Client | None = None,
+) -> Iterator[Any]:
+    """An executor for these ratings, closed at the end with all that it started.
+
+    Parameters
+    ----------
+    ratings : Ratings
+    dtype : numpy.dtype
+    cluster : str
+        `serial`, `threads`, `local` (a Dask cluster of this machine), or a scheduler's address.
+    workers, threads_per_worker : int, optional
+        By default all cores: as threads, or as one worker process with that many threads, which share
+        the factors without copies.
+    partitions : int, optional
+        Per side; by default four for each thread.
+    dashboard_address : str, optional
+        Of a local cluster; loopback port 8787 by default.
+    client : distributed.Client, optional
+        An existing one to use instead of `cluster`.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if client is None and cluster in ("serial", "threads"):
+        threads = 1 if cluster == "serial" else (workers or cores)
+        here = InProcess(ratings, dtype, partitions or 4 * threads, threads)
+        with _one_blas_thread():
+            try:
+                yield here
+            finally:
+                here.close()
+        return
+    directory = Path(tempfile.mkdtemp(prefix="mfpipe-partitions-"))
+    try:
+        with connect(cluster, workers, threads_per_worker, dashboard_address, client) as connected:
+            threads = sum(connected.nthreads().values())
+            yield OnCluster(ratings, dtype, partitions or 4 * threads, connected, directory)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def connect(
+    cluster: str,
+    workers: int | None = None,
+    threads_per_worker: int | None = None,
+    dashboard_address: str | None = None,
+    client: Client | None = None,
+) -> Iterator[Client]:
+    """A client of the cluster meant; see `executor`.
+
+    Raises
+    ------
+    ClusterError
+        No scheduler answers at the address, or it has no workers.
+    """
+    if client is not None:
+        yield client
+        return
+    from distributed import Client, LocalCluster
+
+    if cluster == "local":
+        cores = len(os.sched_getaffinity(0))
+        workers = workers or 1
+        with (
+            LocalCluster(
+                n_workers=workers,
+                threads_per_worker=threads_per_worker or max(1, cores // workers),
+                dashboard_address=dashboard_address or "127.0.0.1:8787",
+                host="127.0.0.1",
+            ) as local,
+            Client(local) as made,
+        ):
+            log.info("Dask dashboard: %s", made.dashboard_link)
+            yield made
+        return
+    try:
+        made = Client(cluster, timeout=CONNECT_SECONDS)
+    except (OSError, ValueError, TypeError) as error:
+        if isinstance(error, ValueError | TypeError):
+            raise ParameterError(f"--cluster {cluster}: not serial, threads, local or a scheduler's address") from error
+        raise ClusterError(f"{cluster}: no Dask scheduler answers ({error}); is it running?") from error
+    with made:
+        if not made.nthreads():
+            raise ClusterError(f"{cluster}: the scheduler has no workers; start one with: dask worker {cluster}")
+        yield made
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """Threads are ours to count: a BLAS that starts its own would fight with them for the cores."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):
+        yield

@@ -1,0 +1,218 @@
+"""The driver loop: half-steps until the objective no longer falls, with a record of each iteration."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from mfpipe.errors import NumericError
+from mfpipe.executors import Executor, HalfStep
+from mfpipe.models.base import Baseline, FactorModel, Factors, Model
+from mfpipe.ratings import Ratings
+
+log = logging.getLogger(__name__)
+
+RISE_ALLOWED = {"float32": 1e-5, "float64": 1e-12}  # times yᵀy/N
+COLLAPSED = 1e-3  # share of yᵀy a fit must explain before its regularization is beyond suspicion
+OTHER = {"user": "item", "item": "user"}
+
+
+@dataclass
+class Pairs:
+    """Rows and ratings of pairs to predict; -1 for an id that was not trained on."""
+
+    users: np.ndarray
+    items: np.ndarray
+    rating: np.ndarray
+
+    @classmethod
+    def of(cls, users: pa.Array, items: pa.Array, rating: np.ndarray, ratings: Ratings) -> Pairs:
+        return cls(ratings.users.rows(users), ratings.items.rows(items), rating)
+
+
+@dataclass
+class Fit:
+    """What a fit gives: factors, and how it got there.
+
+    `history` has one record an iteration: its number, objective, train_rmse and test_rmse in stars,
+    seconds, and its `half_steps` with their objective, seconds and partitions. `objectives` are those
+    after the start and after each half-step.
+    """
+
+    model: Model
+    factors: Factors
+    baseline: Baseline
+    objective: float
+    train_rmse: float
+    converged: bool
+    history: list[dict] = field(default_factory=list)
+    objectives: list[float] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def n_iter(self) -> int:
+        return len(self.history)
+
+
+def baseline_of(ratings: Ratings) -> Baseline:
+    """The global mean and the means of rows, in float64."""
+
+    def means(rows: np.ndarray, n: int) -> np.ndarray:
+        return np.bincount(rows, ratings.rating, n) / np.bincount(rows, minlength=n)
+
+    return Baseline(
+        float(ratings.rating.mean()),
+        means(ratings.user, len(ratings.users)),
+        means(ratings.item, len(ratings.items)),
+    )
+
+
+def starting_factors(model: Model, ratings: Ratings) -> Factors:
+    """The model's own start for the ids of these ratings."""
+    return Factors(model.start("user", ratings.users.hashes), model.start("item", ratings.items.hashes))
+
+
+def fit(
+    model: Model,
+    ratings: Ratings,
+    executor: Executor,
+    start: Factors | None = None,
+    test: Pairs | None = None,
+    on_iteration: Iterable[Callable[[dict], None]] = (),
+) -> Fit:
+    """Fit a model: the item half-step, then the user half-step, until an iteration no longer helps.
+
+    Parameters
+    ----------
+    model : Model
+    ratings : Ratings
+        What to train on; must be those the executor was made with.
+    executor : Executor
+    start : Factors, optional
+        Starting rows; by default the model's own, keyed by its seed and the ids.
+    test : Pairs, optional
+        Predicted after each iteration for `test_rmse`; never trained on.
+    on_iteration : iterable of callables
+        Each is called with the record of each iteration.
+
+    Raises
+    ------
+    NumericError
+        A value that is not finite, or an objective that rose by more than rounding can explain.
+    """
+    began = time.perf_counter()
+    factors = start or starting_factors(model, ratings)
+    factors = Factors(*(np.ascontiguousarray(rows, model.storage) for rows in factors))
+    baseline = baseline_of(ratings)
+    loop = _Loop(model, ratings, executor, factors, baseline)
+    result = Fit(model, factors, baseline, math.nan, math.nan, not model.iterative)
+    if model.iterative:
+        loop.evaluate_start()
+        result.objectives.append(loop.objective)
+    for iteration in range(1, (model.max_iter if isinstance(model, FactorModel) else 1) + 1):
+        before = loop.objective
+        record = loop.iterate(iteration, test)
+        result.history.append(record)
+        result.objectives += [half["objective"] for half in record["half_steps"]]
+        for callback in on_iteration:
+            callback(record)
+        if model.iterative and before - loop.objective < model.tol * before:
+            result.converged = True
+            break
+    result.factors, result.objective, result.train_rmse = loop.factors, loop.objective, loop.train_rmse
+    result.seconds = time.perf_counter() - began
+    result.warnings = _warnings(result, ratings)
+    for message in result.warnings:
+        log.warning(message)
+    return result
+
+
+class _Loop:
+    """The state that half-steps move on: both sides' rows and what the objective is made of."""
+
+    def __init__(self, model, ratings, executor, factors: Factors, baseline: Baseline):
+        self.model, self.ratings, self.executor = model, ratings, executor
+        self.factors, self.baseline = factors, baseline
+        self.objective = self.train_rmse = math.nan
+        self.penalty = {"user": 0.0, "item": 0.0}
+        squares = float(ratings.rating @ ratings.rating) / len(ratings)
+        self.rise_allowed = RISE_ALLOWED[model.storage.name] * squares
+
+    def evaluate_start(self) -> None:
+        """The objective of the start, before anything is updated."""
+        for side in ("item", "user"):
+            other = getattr(self.factors, OTHER[side])
+            own = getattr(self.factors, side)
+            self._settle(side, self.executor.half_step(self.model, side, own, other, 0))
+
+    def iterate(self, iteration: int, test: Pairs | None) -> dict:
+        started = time.perf_counter()
+        halves = []
+        for side in self.model.half_steps:
+            other = getattr(self.factors, OTHER[side])
+            step = self.executor.half_step(self.model, side, None, other, iteration)
+            before = self.objective
+            self._settle(side, step)
+            if self.model.iterative and self.objective - before > self.rise_allowed:
+                raise NumericError(
+                    f"iteration {iteration}, {side} half-step: the objective rose from {before!r} to "
+                    f"{self.objective!r}; this is a bug in mfpipe, please report it with the parameters"
+                )
+            halves.append(
+                {"side": side, "objective": self.objective, "seconds": step.seconds, "partitions": step.partitions}
+            )
+        seconds = time.perf_counter() - started
+        return {
+            "iteration": iteration,
+            "objective": self.objective,
+            "train_rmse": self.train_rmse,
+            "test_rmse": None if test is None else self._test_rmse(test),
+            "seconds": seconds,
+            "half_steps": halves,
+        }
+
+    def _settle(self, side: str, step: HalfStep) -> None:
+        squared_error, penalty = float(step.squared_error.sum()), float(step.penalty.sum())
+        if not math.isfinite(squared_error + penalty):
+            row = int(np.flatnonzero(~np.isfinite(step.squared_error + step.penalty))[0])
+            ids = self.ratings.users if side == "user" else self.ratings.items
+            raise NumericError(
+                f"{side} {ids[row]!r}: a value that is not finite; raise --regularization, lower --rank, "
+                "or check the scale of the ratings"
+            )
+        self.factors = self.factors._replace(**{side: step.rows})
+        self.penalty[side] = penalty
+        n = len(self.ratings)
+        self.objective = (squared_error + self.penalty["user"] + self.penalty["item"]) / n
+        self.train_rmse = math.sqrt(squared_error / n)
+
+    def _test_rmse(self, test: Pairs) -> float:
+        predicted = self.model.predict(self.factors, test.users, test.items, self.baseline)
+        return float(np.sqrt(np.mean((test.rating - predicted) ** 2)))
+
+
+def _warnings(result: Fit, ratings: Ratings) -> list[str]:
+    model, found = result.model, []
+    if not isinstance(model, FactorModel):
+        return found
+    squares = float(ratings.rating @ ratings.rating) / len(ratings)
+    if result.train_rmse**2 > (1 - COLLAPSED) * squares:
+        bound = model.largest_useful_regularization(ratings.user, ratings.item, ratings.rating)
+        if bound is not None and model.regularization >= bound:
+            found.append(
+                f"all factors collapsed to zero: --regularization {model.regularization:g} is not below "
+                f"{bound:.5g}, the largest useful one for these ratings with {model.weighting} weighting"
+            )
+    if not result.converged and model.max_iter:
+        found.append(
+            f"not converged after {model.max_iter} iterations: the last one still lowered the objective by "
+            f"more than --tol {model.tol:g}; raise --max-iter, or accept a larger --tol"
+        )
+    return found

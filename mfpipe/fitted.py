@@ -1,0 +1,64 @@
+"""A fitted model: hyper-parameters, ids and factors, ready to predict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from mfpipe.fit import Fit
+from mfpipe.ids import IdMap
+from mfpipe.models.base import Baseline, Factors, Model
+from mfpipe.ratings import Ratings
+
+SOURCES = np.array(["known", "cold user", "cold item", "cold user and item"])
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """What a store keeps and users predict with.
+
+    Parameters
+    ----------
+    model : Model
+    users, items : IdMap
+        The ids that were trained on; factors exist for these alone.
+    factors : Factors
+    baseline : Baseline
+    user_counts, item_counts : ndarray of int64
+        Training ratings of each row.
+    """
+
+    model: Model
+    users: IdMap
+    items: IdMap
+    factors: Factors
+    baseline: Baseline
+    user_counts: np.ndarray
+    item_counts: np.ndarray
+
+    @classmethod
+    def of(cls, fit: Fit, ratings: Ratings) -> FittedModel:
+        users, items = ratings.users, ratings.items
+        user_counts = np.bincount(ratings.user, minlength=len(users))
+        item_counts = np.bincount(ratings.item, minlength=len(items))
+        return cls(fit.model, users, items, fit.factors, fit.baseline, user_counts, item_counts)
+
+    def predict(self, users: pa.Array, items: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+        """Predicted ratings of pairs of ids.
+
+        Parameters
+        ----------
+        users, items : pyarrow string arrays, shape (n,)
+
+        Returns
+        -------
+        predicted : ndarray of float64, shape (n,)
+            In stars; never NaN.
+        source : ndarray of int, shape (n,)
+            Position in `SOURCES`: which ids were trained on.
+        """
+        user_rows, item_rows = self.users.rows(users), self.items.rows(items)
+        predicted = self.model.predict(self.factors, user_rows, item_rows, self.baseline)
+        return predicted, (user_rows < 0) + 2 * (item_rows < 0)

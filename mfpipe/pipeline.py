@@ -1,0 +1,328 @@
+"""The main job as plain functions: what the command line and the flows both call."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mfpipe import dataset, evaluate as evaluation
+from mfpipe.errors import ParameterError
+from mfpipe.evaluate import Holdout
+from mfpipe.executors import executor
+from mfpipe.fit import Fit, Pairs, baseline_of, fit, starting_factors
+from mfpipe.fitted import FittedModel
+from mfpipe.ids import IdMap
+from mfpipe.models import MODELS
+from mfpipe.models.base import FactorModel, Model, flag
+from mfpipe.ratings import Ratings, Rules, TestRatings, ingest, read_test
+from mfpipe.store import Store, Version, parse_name
+
+log = logging.getLogger(__name__)
+
+DEFAULT_HOLDOUT = "random:0.1"
+HISTORY = ("iteration", "objective", "train_rmse", "test_rmse", "seconds")
+Callbacks = Iterable[Callable[[dict], None]]
+
+
+@dataclass(frozen=True)
+class Data:
+    """What to train on and what to test with.
+
+    Parameters
+    ----------
+    inputs : sequence of paths
+        Rating files, directories or globs, or one ingested dataset.
+    test : sequence of paths, optional
+        Test files.
+    holdout : str, optional
+        Used without test files; `DEFAULT_HOLDOUT` if neither is given.
+    rules : Rules
+    """
+
+    inputs: Sequence[str]
+    test: Sequence[str] = ()
+    holdout: str | None = None
+    rules: Rules = Rules()
+
+    def __post_init__(self):
+        if self.test and self.holdout:
+            raise ParameterError("--test and --holdout: give one of them")
+        if not self.test:
+            self.split_by()
+
+    def split_by(self) -> Holdout:
+        return Holdout.parse(self.holdout or DEFAULT_HOLDOUT)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a fit runs; see `mfpipe.executors.executor`."""
+
+    cluster: str = "local"
+    workers: int | None = None
+    threads_per_worker: int | None = None
+    partitions: int | None = None
+    dashboard_address: str | None = None
+
+    def __post_init__(self):
+        for name in ("workers", "threads_per_worker", "partitions"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ParameterError(f"{flag(name)} {value}: must be 1 or more")
+        if self.cluster not in ("serial", "threads", "local") and "://" not in self.cluster:
+            raise ParameterError(
+                f"--cluster {self.cluster!r}: must be serial, threads, local or a scheduler's address "
+                "such as tcp://127.0.0.1:8786"
+            )
+
+    def settings(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+@dataclass
+class Prepared:
+    """Ratings and test records in memory, with what is worth saying about them."""
+
+    ratings: Ratings
+    test: TestRatings
+    about: dict
+    sha256: str
+    seconds: float
+    pairs: Pairs = field(init=False)
+
+    def __post_init__(self):
+        self.pairs = Pairs.of(self.test.user, self.test.item, self.test.rating, self.ratings)
+
+    def data(self) -> dict:
+        """The `data` of a manifest."""
+        return {
+            "n_ratings": len(self.ratings),
+            "n_users": len(self.ratings.users),
+            "n_items": len(self.ratings.items),
+            "sha256": self.sha256,
+            "global_mean": float(self.ratings.rating.mean()),
+            **self.about,
+        }
+
+
+def prepare(data: Data, quarantine: Path | None = None) -> Prepared:
+    """Read and encode the ratings, and read or hold out the test records."""
+    started = time.perf_counter()
+    if dataset.is_dataset(data.inputs):
+        ratings, report = dataset.read(Path(data.inputs[0]))
+    else:
+        ratings, made = ingest(data.inputs, data.rules, quarantine)
+        report = made.record()
+    about: dict[str, Any] = {"inputs": [str(path) for path in data.inputs], "ingest": report}
+    if data.test:
+        beside = None if quarantine is None else quarantine.with_suffix(".test" + quarantine.suffix)
+        test, test_report = read_test(data.test, data.rules, beside)
+        about |= {"test": [str(path) for path in data.test], "test_rejected": test_report.rejected}
+        sha256 = report["sha256"]
+        seen = evaluation.seen_in_training(test, ratings)
+        if seen:
+            log.warning("%d of %d test records are also in the training ratings", seen, len(test))
+        about["test_seen_in_training"] = seen
+    else:
+        holdout = data.split_by()
+        ratings, test = holdout.split(ratings)
+        about["holdout"] = str(holdout)
+        sha256 = ratings.fingerprint()
+    return Prepared(ratings, test, about, sha256, time.perf_counter() - started)
+
+
+def compile_kernels(model: Model) -> float:
+    """Seconds to have the model's kernels compiled, or loaded from the cache of an earlier run."""
+    started = time.perf_counter()
+    one = IdMap(pa.array(["0"]))
+    rows = np.zeros(1, np.int32)
+    ratings = Ratings(rows, rows, np.ones(1), None, one, one)
+    factors = starting_factors(model, ratings)
+    with executor(ratings, model.storage, "serial", partitions=1) as here:
+        here.half_step(model, model.half_steps[0], None, factors.user, 1)
+        if isinstance(model, FactorModel):
+            here.half_step(model, "user", factors.user, factors.item, 1)
+    model.predict(factors, rows, rows, baseline_of(ratings))
+    return time.perf_counter() - started
+
+
+@dataclass
+class Trained:
+    """A fit with its evaluation and where its time went."""
+
+    fitted: FittedModel
+    fit: Fit
+    metrics: dict
+    timings: dict[str, float]
+    version: Version | None = None
+
+    def record(self, prepared: Prepared, name: str | None = None, published: bool = False) -> dict:
+        """What `train --json` prints."""
+        return {
+            "model": self.fit.model.name,
+            "name": name,
+            "version": self.version and self.version.number,
+            "path": self.version and str(self.version.path),
+            "params": self.fit.model.params,
+            "data": prepared.data(),
+            "history": [{key: record[key] for key in HISTORY} for record in self.fit.history],
+            "objective": self.fit.objective,
+            "train_rmse": self.fit.train_rmse,
+            "test_rmse": self.metrics["rmse"],
+            "test": {key: self.metrics[key] for key in ("rows", "warm", "cold", "rmse_warm", "rmse_cold", "mae")},
+            "checksums": checksums(self.fitted),
+            "timings": self.timings,
+            "n_iter": self.fit.n_iter,
+            "converged": self.fit.converged,
+            "warnings": self.fit.warnings,
+            "published": published,
+        }
+
+
+def checksums(fitted: FittedModel) -> dict[str, str]:
+    """sha256 of the bytes of each side's rows, in row order."""
+    return {
+        f"{side}_factors": hashlib.sha256(np.ascontiguousarray(getattr(fitted.factors, side))).hexdigest()
+        for side in ("user", "item")
+    }
+
+
+def train(
+    data: Data,
+    model: Model,
+    name: str,
+    store: Store,
+    place: Place = Place(),
+    make_current: bool = True,
+    on_iteration: Callbacks = (),
+    stage: Callable[[str], Any] = log.info,
+) -> dict:
+    """Fit, evaluate and store a model; the record that `train --json` prints.
+
+    Raises
+    ------
+    RatingsError, NumericError, StoreError, ClusterError
+        Nothing is stored then.
+    """
+    name, _ = parse_name(name)
+    started = time.perf_counter()
+    store.require_writable()
+    stage("reading ratings")
+    prepared = prepare(data, quarantine_file(store))
+    stage("compiling kernels, or loading them from the cache")
+    compiling = compile_kernels(model)
+    stage(f"fitting {model.name} to {len(prepared.ratings):,} ratings")
+    with executor(prepared.ratings, model.storage, **place.settings()) as where:
+        trained = fit_and_evaluate(model, prepared, where, on_iteration)
+    trained.timings = {"ingest": prepared.seconds, "compile": compiling, **trained.timings}
+    stage("storing")
+    began = time.perf_counter()
+    publish(trained, prepared, name, store, place, make_current)
+    trained.timings |= {"store": time.perf_counter() - began, "total": time.perf_counter() - started}
+    return trained.record(prepared, name, make_current)
+
+
+def quarantine_file(store: Store) -> Path:
+    return store.path / "quarantine" / f"{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**6:06d}.csv"
+
+
+def fit_and_evaluate(model: Model, prepared: Prepared, where, on_iteration: Callbacks = ()) -> Trained:
+    """Fit on an executor, and evaluate on the test records."""
+    fitting = fit(model, prepared.ratings, where, test=prepared.pairs, on_iteration=on_iteration)
+    began = time.perf_counter()
+    fitted = FittedModel.of(fitting, prepared.ratings)
+    metrics = evaluation.evaluate(fitted, prepared.test)
+    timings = {"fit": fitting.seconds, "evaluate": time.perf_counter() - began}
+    return Trained(fitted, fitting, metrics, timings)
+
+
+def publish(
+    trained: Trained,
+    prepared: Prepared,
+    name: str,
+    store: Store,
+    place: Place,
+    make_current: bool = True,
+    systems: list[dict] | None = None,
+) -> Version:
+    """Store a trained model as the next version of `name`, with what its report needs."""
+    fitting = trained.fit
+    about = {
+        "data": prepared.data(),
+        "objective": fitting.objective,
+        "train_rmse": fitting.train_rmse,
+        "test_rmse": trained.metrics["rmse"],
+        "n_iter": fitting.n_iter,
+        "converged": fitting.converged,
+        "warnings": fitting.warnings,
+        "checksums": checksums(trained.fitted),
+        "place": place.settings(),
+    }
+    artifacts: dict[str, Any] = {
+        "history.parquet": _history_table(fitting.history),
+        "timings.json": {
+            "stages": trained.timings,
+            "iterations": [
+                {"iteration": record["iteration"], "half_steps": record["half_steps"]}
+                for record in fitting.history
+            ],
+        },
+        "metrics.json": trained.metrics,
+    }
+    if systems:
+        artifacts["systems.json"] = systems
+    trained.version = store.publish(name, trained.fitted, about, artifacts, make_current)
+    return trained.version
+
+
+def _history_table(history: list[dict]) -> pa.Table:
+    columns: dict[str, Any] = {
+        key: pa.array([record[key] for record in history], pa.int64() if key == "iteration" else pa.float64())
+        for key in HISTORY
+    }
+    for half in history[0]["half_steps"] if history else ():
+        for key in ("objective", "seconds"):
+            columns[f"{half['side']}_{key}"] = pa.array(
+                [h[key] for record in history for h in record["half_steps"] if h["side"] == half["side"]], pa.float64()
+            )
+    return pa.table(columns)
+
+
+def evaluate(store: Store, name: str, inputs: Sequence[str], rules: Rules = Rules()) -> dict:
+    """Errors of a stored model on rating files; see `mfpipe.evaluate.evaluate`."""
+    version = store.version(*parse_name(name))
+    fitted = version.load()
+    test, report = read_test(inputs, rules)
+    found = {"name": version.name, "version": version.number, "model": fitted.model.name}
+    return found | evaluation.evaluate(fitted, test) | {"rejected": report.rejected}
+
+
+def models_from(names: Sequence[str], params: dict[str, Any]) -> list[Model]:
+    """Models by name, each with those of the parameters that it has.
+
+    Raises
+    ------
+    ParameterError
+        An unknown name, a value outside its range, or a parameter that none of the models has.
+    """
+    made = []
+    used: set[str] = set()
+    for name in names:
+        if name not in MODELS:
+            raise ParameterError(f"--model {name!r}: must be one of {', '.join(MODELS)}")
+        own = {key: value for key, value in params.items() if key in MODELS[name].__dataclass_fields__}
+        used |= own.keys()
+        made.append(MODELS[name](**own))
+    for key in params.keys() - used:
+        raise ParameterError(f"{flag(key)}: not a parameter of {', '.join(names)}")
+    return made
+
+

@@ -1,0 +1,117 @@
+"""Bokeh figures from what a version stores. Each takes plain data and returns one figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from bokeh.models import ColumnDataSource, FactorRange, HoverTool
+from bokeh.plotting import figure
+
+# Okabe and Ito's palette, told apart by colour-blind readers too.
+BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+SIDE_COLOURS = {"item": ORANGE, "user": BLUE}
+SIZE = {"height": 300, "sizing_mode": "stretch_width", "toolbar_location": None}
+
+
+def _figure(x: str, y: str, **options) -> figure:
+    made = figure(x_axis_label=x, y_axis_label=y, **(SIZE | options))
+    made.xgrid.grid_line_color = None
+    made.title.text_font_size = "0pt"
+    return made
+
+
+def _lines(plot: figure, data: dict[str, Sequence], x: str, series: dict[str, tuple[str, str]]) -> figure:
+    """Lines with markers: one for each column of `series`, with its legend and colour."""
+    source = ColumnDataSource(data)
+    for name, (legend, colour) in series.items():
+        plot.line(x, name, source=source, legend_label=legend, color=colour, line_width=2)
+        plot.scatter(x, name, source=source, legend_label=legend, color=colour, size=5)
+    plot.add_tools(HoverTool(tooltips=[(x, f"@{x}")] + [(legend, f"@{name}") for name, (legend, _) in series.items()]))
+    plot.legend.click_policy = "hide"
+    return plot
+
+
+def objective(history: dict[str, list]) -> figure:
+    """The objective after each half-step."""
+    plot = _figure("iteration", "objective", y_axis_type="log")
+    series = {f"{side}_objective": (f"after the {side} half-step", SIDE_COLOURS[side]) for side in ("item", "user")}
+    return _lines(plot, history, "iteration", {k: v for k, v in series.items() if k in history})
+
+
+def rmse(history: dict[str, list]) -> figure:
+    """RMSE on training and test ratings after each iteration."""
+    plot = _figure("iteration", "RMSE (stars)")
+    return _lines(plot, history, "iteration", {"train_rmse": ("train", BLUE), "test_rmse": ("test", VERMILION)})
+
+
+def half_steps(history: dict[str, list]) -> figure:
+    """Seconds of each half-step."""
+    plot = _figure("iteration", "seconds")
+    series = {f"{side}_seconds": (f"{side} half-step", SIDE_COLOURS[side]) for side in ("item", "user")}
+    return _lines(plot, history, "iteration", {k: v for k, v in series.items() if k in history})
+
+
+def partitions(iterations: list[dict]) -> figure:
+    """The median seconds each partition took, beside its number of ratings in the tooltip."""
+    groups: dict[tuple[str, str], list[float]] = {}
+    ratings = {}
+    for iteration in iterations:
+        for half in iteration["half_steps"]:
+            for part in half["partitions"]:
+                key = (half["side"], str(part["partition"]))
+                groups.setdefault(key, []).append(part["seconds"])
+                ratings[key] = part["ratings"]
+    source = ColumnDataSource(
+        {
+            "partition": list(groups),
+            "seconds": [float(np.median(values)) for values in groups.values()],
+            "ratings": [ratings[key] for key in groups],
+            "colour": [SIDE_COLOURS[side] for side, _ in groups],
+        }
+    )
+    plot = _figure("partition", "median seconds", x_range=FactorRange(*groups))
+    plot.vbar("partition", top="seconds", width=0.8, color="colour", source=source)
+    plot.add_tools(HoverTool(tooltips=[("partition", "@partition"), ("seconds", "@seconds"), ("ratings", "@ratings")]))
+    plot.xaxis.major_label_text_font_size = "0pt" if len(groups) > 40 else "9pt"
+    plot.y_range.start = 0
+    return plot
+
+
+def systems(rows: list[dict]) -> figure:
+    """Test RMSE of every system."""
+    names = [row["model"] for row in rows]
+    source = ColumnDataSource({"system": names, "rmse": [row["test_rmse"] for row in rows]})
+    plot = _figure("", "test RMSE (stars)", x_range=names)
+    plot.vbar("system", top="rmse", width=0.6, color=BLUE, source=source)
+    plot.add_tools(HoverTool(tooltips=[("system", "@system"), ("test RMSE", "@rmse")]))
+    plot.y_range.start = 0
+    return plot
+
+
+def _bars(counts, edges, x: str, colour: str, y: str = "rows") -> figure:
+    source = ColumnDataSource({"count": counts, "left": edges[:-1], "right": edges[1:]})
+    plot = _figure(x, y)
+    plot.quad(top="count", bottom=0, left="left", right="right", color=colour, line_color="white", source=source)
+    plot.add_tools(HoverTool(tooltips=[("from", "@left"), ("to", "@right"), (y, "@count")]))
+    return plot
+
+
+def residuals(histogram: dict) -> figure:
+    """The distribution of predicted minus true test ratings."""
+    return _bars(histogram["counts"], histogram["edges"], "predicted − true (stars)", GREEN, "test records")
+
+
+def by_rating(rows: list[dict]) -> figure:
+    """RMSE and mean residual at each true rating."""
+    data = {key: [row[key] for row in rows] for key in ("rating", "rmse", "mean_residual")}
+    plot = _figure("true rating (stars)", "stars")
+    return _lines(
+        plot, data, "rating", {"rmse": ("RMSE", VERMILION), "mean_residual": ("mean residual", BLUE)}
+    )
+
+
+def norms(rows: np.ndarray, side: str) -> figure:
+    """The distribution of the Euclidean norms of one side's factors."""
+    counts, edges = np.histogram(np.linalg.norm(rows, axis=1), bins=40)
+    return _bars(counts.tolist(), edges.tolist(), f"norm of {side} factors", SIDE_COLOURS[side], f"{side}s")

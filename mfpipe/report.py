@@ -1,0 +1,239 @@
+"""The HTML report of a version: one file that opens offline, rendered from what the store keeps."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bokeh.embed import components
+from bokeh.plotting import figure
+from bokeh.resources import Resources
+from jinja2 import Environment
+
+from mfpipe import plots
+from mfpipe.errors import StoreError
+from mfpipe.fitted import FittedModel
+from mfpipe.models.base import FactorModel, flag
+from mfpipe.store import Version
+
+
+class Stored(NamedTuple):
+    """All that a panel may draw from."""
+
+    version: Version
+    fitted: FittedModel
+    history: dict[str, list]
+    timings: dict
+    metrics: dict
+    systems: list[dict]
+
+
+class Panel(NamedTuple):
+    """A figure of the report: its title, what it says in words, and how it is drawn."""
+
+    title: str
+    words: Callable[[Stored], str]
+    draw: Callable[[Stored], figure]
+    when: Callable[[Stored], bool] = lambda stored: True
+
+
+def _has_factors(stored: Stored) -> bool:
+    return isinstance(stored.fitted.model, FactorModel)
+
+
+def _iterated(stored: Stored) -> bool:
+    return _has_factors(stored) and bool(stored.history["iteration"])
+
+
+def _between(values: list[float], digits: str = ".6g") -> str:
+    return f"from {values[0]:{digits}} to {values[-1]:{digits}}"
+
+
+PANELS = [
+    Panel(
+        "Every system on the same test records",
+        lambda s: "; ".join(f"{row['model']} {row['test_rmse']:.4f}" for row in s.systems) + " stars.",
+        lambda s: plots.systems(s.systems),
+        lambda s: bool(s.systems),
+    ),
+    Panel(
+        "Objective",
+        lambda s: f"It went {_between(s.history['objective'])} in {len(s.history['iteration'])} iterations.",
+        lambda s: plots.objective(s.history),
+        _iterated,
+    ),
+    Panel(
+        "RMSE by iteration",
+        lambda s: f"On training ratings {_between(s.history['train_rmse'], '.4f')} stars, "
+        f"on test records {_between(s.history['test_rmse'], '.4f')}.",
+        lambda s: plots.rmse(s.history),
+        _iterated,
+    ),
+    Panel(
+        "Seconds by half-step",
+        lambda s: f"The fit took {s.timings['stages']['fit']:.3f} s.",
+        lambda s: plots.half_steps(s.history),
+        _iterated,
+    ),
+    Panel(
+        "Seconds by partition",
+        lambda s: "The median over all iterations; partitions hold equal numbers of ratings as far as whole rows allow.",
+        lambda s: plots.partitions(s.timings["iterations"]),
+        lambda s: bool(s.timings["iterations"]),
+    ),
+    Panel(
+        "Residuals of the test records",
+        lambda s: f"RMSE {s.metrics['rmse']:.4f} and mean absolute error {s.metrics['mae']:.4f} stars.",
+        lambda s: plots.residuals(s.metrics["residuals"]),
+    ),
+    Panel(
+        "Errors by true rating",
+        lambda s: "; ".join(f"{row['rating']:g} stars: RMSE {row['rmse']:.3f}" for row in s.metrics["by_rating"]) + ".",
+        lambda s: plots.by_rating(s.metrics["by_rating"]),
+    ),
+    Panel(
+        "Norms of user factors",
+        lambda s: _zeros(s, "user"),
+        lambda s: plots.norms(s.fitted.factors.user, "user"),
+        _has_factors,
+    ),
+    Panel(
+        "Norms of item factors",
+        lambda s: _zeros(s, "item"),
+        lambda s: plots.norms(s.fitted.factors.item, "item"),
+        _has_factors,
+    ),
+]
+
+
+def _zeros(stored: Stored, side: str) -> str:
+    rows = getattr(stored.fitted.factors, side)
+    return f"{100 * (rows == 0).mean():.1f} % of the {side} factors are exactly zero."
+
+
+def write_report(version: Version, path: Path) -> None:
+    """Write a version's report; `path` appears when it is complete.
+
+    Raises
+    ------
+    StoreError
+        The version is damaged, or `path` cannot be written.
+    """
+    html = render(version)
+    aside = path.with_name(f".{path.name}.writing")
+    try:
+        aside.write_text(html, encoding="utf-8")
+        os.replace(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise StoreError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def render(version: Version) -> str:
+    """The report of a version as one HTML text."""
+    files = version.manifest["files"]
+    stored = Stored(
+        version,
+        version.load(),
+        version.table("history.parquet").to_pydict(),
+        version.json("timings.json"),
+        version.json("metrics.json"),
+        version.json("systems.json") if "systems.json" in files else [],
+    )
+    panels = [panel for panel in PANELS if panel.when(stored)]
+    script, divs = components([panel.draw(stored) for panel in panels])
+    shown = [{"title": p.title, "words": p.words(stored), "div": div} for p, div in zip(panels, divs, strict=True)]
+    resources = Resources(mode="inline", components=["bokeh"])
+    return Environment(autoescape=True).from_string(_PAGE).render(
+        manifest=version.manifest,
+        metrics=stored.metrics,
+        systems=stored.systems,
+        stages=stored.timings["stages"],
+        panels=shown,
+        command=_command(version.manifest),
+        bokeh=resources.render_js(),
+        script=script,
+    )
+
+
+def _command(manifest: dict[str, Any]) -> str:
+    """The command that makes this version again."""
+    import shlex
+
+    data, place = manifest["data"], manifest["place"]
+    words = ["mfpipe", "train", *data["inputs"]]
+    words += ["--test", *data["test"]] if "test" in data else ["--holdout", data["holdout"]]
+    words += ["--model", manifest["model"], "--name", manifest["name"], "--cluster", place["cluster"]]
+    for name, value in manifest["params"].items():
+        words += [flag(name), str(value)]
+    return shlex.join(words)
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ manifest.name }}@{{ manifest.version }} · mfpipe</title>
+<style>
+:root { color-scheme: light dark; --line: #8884; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 0 auto; padding: 1rem; }
+h1 { margin-bottom: 0; } h2 { font-size: 1.1rem; margin: 0 0 .25rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: .2rem .7rem; border-bottom: 1px solid var(--line); }
+th:first-child, td:first-child { text-align: left; padding-left: 0; }
+.scroll { overflow-x: auto; }
+.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(28rem, 100%), 1fr)); gap: 1rem; }
+figure { margin: 0; padding: .8rem; border: 1px solid var(--line); border-radius: .4rem; background: #fff; color: #222; }
+figcaption { font-size: .9rem; margin-bottom: .4rem; }
+code { overflow-wrap: anywhere; }
+.warning { border-left: .3rem solid #D55E00; padding-left: .7rem; }
+@media print { figure { break-inside: avoid; } .panels { display: block; } }
+</style>
+{{ bokeh|safe }}
+</head>
+<body>
+<h1>{{ manifest.name }}@{{ manifest.version }}</h1>
+<p>{{ manifest.model }} trained on {{ "{:,}".format(manifest.data.n_ratings) }} ratings of
+{{ "{:,}".format(manifest.data.n_users) }} users and {{ "{:,}".format(manifest.data.n_items) }} items,
+{{ manifest.created }}.
+It predicts {{ "{:,}".format(metrics.rows) }} test records with an RMSE of
+<strong>{{ "%.4f"|format(metrics.rmse) }} stars</strong>:
+{%- for source, found in metrics.sources.items() if found.rows %}
+{{ "%.4f"|format(found.rmse) }} over {{ "{:,}".format(found.rows) }} {{ source }}{{ "." if loop.last else "," }}
+{%- endfor %}
+{% if manifest.n_iter > 1 %}It {{ "converged" if manifest.converged else "did not converge" }}
+in {{ manifest.n_iter }} iterations.{% endif %}</p>
+{% for warning in manifest.warnings %}<p class="warning">{{ warning }}</p>{% endfor %}
+{% if systems %}
+<h2>All systems</h2>
+<div class="scroll"><table>
+<tr><th>system</th><th>RMSE</th><th>warm</th><th>cold</th><th>objective</th><th>iterations</th>
+<th>serial, s</th><th>threads, s</th><th>cluster, s</th><th>identical</th></tr>
+{% for s in systems %}<tr><td>{{ s.model }}</td>
+{% for value in (s.test_rmse, s.test_rmse_warm, s.test_rmse_cold) %}
+<td>{{ "–" if value is none else "%.4f"|format(value) }}</td>{% endfor %}
+<td>{{ "%.6g"|format(s.objective) }}</td><td>{{ s.n_iter }}</td>
+{% for way in ("serial", "threads", "cluster") %}
+<td>{{ "%.3f"|format(s.seconds[way]) if way in s.seconds else "–" }}</td>{% endfor %}
+<td>{{ "yes" if s.identical else "NO" }}</td></tr>
+{% endfor %}</table></div>
+{% endif %}
+<div class="panels">
+{% for panel in panels %}<figure role="group" aria-label="{{ panel.title }}">
+<figcaption><h2>{{ panel.title }}</h2>{{ panel.words }}</figcaption>
+{{ panel.div|safe }}</figure>
+{% endfor %}</div>
+<h2>Where the time went</h2>
+<div class="scroll"><table>{% for stage, seconds in stages.items() %}
+<tr><td>{{ stage.replace("_", " ") }}</td><td>{{ "%.3f"|format(seconds) }} s</td></tr>{% endfor %}</table></div>
+<h2>To make it again</h2>
+<p><code>{{ command }}</code></p>
+<p>Ratings sha256 <code>{{ manifest.data.sha256 }}</code>; mfpipe {{ manifest.mfpipe }}{% for name, number in
+manifest.libraries.items() %}, {{ name }} {{ number }}{% endfor %}.</p>
+{{ script|safe }}
+</body>
+</html>
+"""
