@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             raise
         print(
-            f"mfpipe: unexpected {type(error).__name__}: {error}; please report it with the output of --debug",
+            f"mfpipe: unexpected {type(error).__name__}: {error}; please report it with what --debug shows",
             file=sys.stderr,
         )
         return 1
@@ -122,23 +122,41 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     demo = command("demo", _demo, "the main job on the shipped data", _place, _json)
-    demo.add_argument("--out", type=Path, default=Path("mfpipe-demo"), metavar="DIR", help="default: %(default)s")
+    demo.add_argument(
+        "--out", type=Path, default=Path("mfpipe-demo"), metavar="DIR", help="default: %(default)s"
+    )
 
     ingest = command("ingest", _ingest, "rating files → validated, encoded ratings", _ratings, _json)
     ingest.add_argument("--out", type=Path, required=True, metavar="DIR", help="the dataset's directory")
 
-    train = command("train", _train, "fit, evaluate and store a model", _ratings, _test, _params, _place, _store, _json)
+    train = command(
+        "train", _train, "fit, evaluate and store a model", _ratings, _test, _params, _place, _store, _json
+    )
     train.add_argument("--model", default="als", help="default: %(default)s")
     train.add_argument("--name", help="name in the store (default: the model's)")
     train.add_argument("--no-publish", action="store_true", help="leave the current version as it is")
 
-    compare = command("compare", _compare, "every system side by side", _ratings, _test, _params, _place, _store, _json)
+    compare = command(
+        "compare", _compare, "every system side by side", _ratings, _test, _params, _place, _store, _json
+    )
     compare.add_argument("--model", action="append", help="only this system (may be repeated; default: all)")
-    compare.add_argument("--record", type=int, metavar="T", help="show each prediction of this test record, from 0")
+    compare.add_argument(
+        "--record", type=int, metavar="T", help="show each prediction of this test record, from 0"
+    )
 
-    evaluate = command("evaluate", _evaluate, "errors of a stored model on rating files", _model_name, _ratings, _store, _json)
+    evaluate = command(
+        "evaluate",
+        _evaluate,
+        "errors of a stored model on rating files",
+        _model_name,
+        _ratings,
+        _store,
+        _json,
+    )
     del evaluate
-    predict = command("predict", _predict, "a rating for every pair of a file", _model_name, _store, _json, _columns)
+    predict = command(
+        "predict", _predict, "a rating for every pair of a file", _model_name, _store, _json, _columns
+    )
     predict.add_argument("pairs", metavar="PAIRS", help="a file with user and item columns")
     predict.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.csv")
 
@@ -146,7 +164,9 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
 
     models = command("models", _models, "what is stored, and whether it is intact", _store, _json)
-    models.add_argument("action", nargs="?", default="list", choices=["list", "show", "verify", "rollback", "remove"])
+    models.add_argument(
+        "action", nargs="?", default="list", choices=["list", "show", "verify", "rollback", "remove"]
+    )
     models.add_argument("name", nargs="?", metavar="NAME[@VERSION]")
 
     synth = command("synth", _synth, "long-tailed synthetic ratings")
@@ -154,7 +174,9 @@ def _parser() -> argparse.ArgumentParser:
         synth.add_argument(f"--{name}", type=int, required=True, metavar=name[0].upper())
     synth.add_argument("--seed", type=int, default=0, metavar="S")
     synth.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=".csv or .csv.gz")
-    synth.add_argument("--test-output", type=Path, metavar="FILE", help="write the latest ratings here instead")
+    synth.add_argument(
+        "--test-output", type=Path, metavar="FILE", help="write the latest ratings here instead"
+    )
     synth.add_argument("--test-fraction", type=float, default=0.2, metavar="F", help="default: %(default)s")
     return parser
 
@@ -165,7 +187,9 @@ def _json(parser: argparse.ArgumentParser) -> None:
 
 def _store(parser: argparse.ArgumentParser) -> None:
     default = os.environ.get("MFPIPE_STORE", "mfpipe-store")
-    parser.add_argument("--store", default=default, metavar="DIR", help="the model store (default: %(default)s)")
+    parser.add_argument(
+        "--store", default=default, metavar="DIR", help="the model store (default: %(default)s)"
+    )
 
 
 def _model_name(parser: argparse.ArgumentParser) -> None:
@@ -177,7 +201,9 @@ def _ratings(parser: argparse.ArgumentParser) -> None:
     _columns(parser)
     group = parser.add_argument_group("what is accepted")
     group.add_argument("--duplicates", default="latest", help="latest, mean or error (default: %(default)s)")
-    group.add_argument("--max-bad-fraction", type=float, default=0.01, metavar="F", help="default: %(default)s")
+    group.add_argument(
+        "--max-bad-fraction", type=float, default=0.01, metavar="F", help="default: %(default)s"
+    )
     group.add_argument("--strict", action="store_true", help="refuse the input for any unusable line")
     group.add_argument("--rating-range", type=float, nargs=2, metavar=("MIN", "MAX"))
 
@@ -204,12 +230,16 @@ def _params(parser: argparse.ArgumentParser) -> None:
     fields = {field.name: field for model in MODELS.values() for field in dataclasses.fields(model)}
     for name, field in fields.items():
         text = f"{field.metadata['help']} (default: {field.default})"
-        group.add_argument(flag(name), dest=f"param_{name}", type=kinds[str(field.type)], metavar="X", help=text)
+        group.add_argument(
+            flag(name), dest=f"param_{name}", type=kinds[str(field.type)], metavar="X", help=text
+        )
 
 
 def _place(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("where it runs")
-    group.add_argument("--cluster", default="local", help="serial, threads, local or an address (default: %(default)s)")
+    group.add_argument(
+        "--cluster", default="local", help="serial, threads, local or an address (default: %(default)s)"
+    )
     for name in ("workers", "threads-per-worker", "partitions"):
         group.add_argument(f"--{name}", type=int, metavar="N")
     group.add_argument("--dashboard-address", metavar="HOST:PORT", help="default: 127.0.0.1:8787")
@@ -227,10 +257,12 @@ def _columns_of(options):
 
     delimiter = {"\\t": "\t", None: None}.get(options.delimiter, options.delimiter)
     if delimiter is not None and (len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\n\r'):
-        raise ParameterError(f"--delimiter {options.delimiter!r}: must be one ASCII character other than a quote")
+        raise ParameterError(
+            f"--delimiter {options.delimiter!r}: must be one ASCII character other than a quote"
+        )
     names = tuple(options.columns.split(",")) if options.columns is not None else None
-    roles = (getattr(options, f"{role}_column") for role in ("user", "item", "rating", "time"))
-    return Columns(*roles, names, delimiter)
+    roles = {role: getattr(options, f"{role}_column") for role in ("user", "item", "rating", "time")}
+    return Columns(**roles, names=names, delimiter=delimiter)
 
 
 def _rules(options):
@@ -327,7 +359,9 @@ def _predict(options, printer: _Printer) -> None:
     columns = _columns_of(options)
     fitted = Store(options.store).version(*parse_name(options.name)).load()
     record = predict_file(fitted, options.pairs, options.output, columns)
-    printer.result(record, lambda out, r: out.print(f"{r['rows']:,} predictions in {options.output}", soft_wrap=True))
+    printer.result(
+        record, lambda out, r: out.print(f"{r['rows']:,} predictions in {options.output}", soft_wrap=True)
+    )
 
 
 def _report(options, printer: _Printer) -> None:

@@ -87,12 +87,19 @@ def compare(
             for number, model in enumerate(models):
                 if way == "cluster" and isinstance(model, FactorModel):
                     # One iteration first, so that a worker's first call is not counted as fitting.
-                    executors[model.storage].half_step(model, "item", None, _start(model, prepared, "user"), -1)
+                    executors[model.storage].half_step(
+                        model, "item", None, _start(model, prepared, "user"), -1
+                    )
                 fits[way, number] = fit_and_evaluate(
                     model, prepared, executors[model.storage], on_iteration if way == ways[-1] else ()
                 )
         timings |= {f"{way}_start": opened - began, way: time.perf_counter() - opened}
-    systems = [_system(number, model, fits, ways, prepared, record, at) for number, model in enumerate(models)]
+    systems = [
+        _system(number, model, fits, ways, prepared, record, at) for number, model in enumerate(models)
+    ]
+    for system in systems:
+        for message in system["warnings"]:
+            log.warning("%s: %s", system["model"], message)
     timings["total"] = time.perf_counter() - started
     trained = {model.name: fits[ways[-1], number] for number, model in enumerate(models)}
     return Comparison(systems, trained, prepared, timings)

@@ -76,7 +76,9 @@ def ingest_to(inputs: Sequence[str | Path], out: Path, rules: Rules = Rules()) -
     try:
         _write(ratings, report.record(), source, out)
     except OSError as error:
-        raise StoreError(f"{out}: cannot be written ({error.strerror or error}); nothing changed there") from error
+        raise StoreError(
+            f"{out}: cannot be written ({error.strerror or error}); nothing changed there"
+        ) from error
     return report.record(), True
 
 
@@ -90,9 +92,11 @@ def read(directory: Path) -> tuple[Ratings, dict]:
     parts = [_table(content / name) for name in manifest["files"] if name.startswith("ratings-")]
     table = pa.concat_tables(parts)
     time = table["time"].to_numpy() if "time" in table.column_names else None
-    users, items = (IdMap(_table(content / f"{side}s.parquet")["id"].combine_chunks()) for side in ("user", "item"))
-    columns = (table[name].to_numpy() for name in ("user", "item", "rating"))
-    return Ratings(*columns, time, users, items), manifest["report"]
+    users, items = (
+        IdMap(_table(content / name)["id"].combine_chunks()) for name in ("users.parquet", "items.parquet")
+    )
+    user, item, rating = (table[name].to_numpy() for name in ("user", "item", "rating"))
+    return Ratings(user, item, rating, time, users, items), manifest["report"]
 
 
 def _write(ratings: Ratings, report: dict, source: dict, out: Path) -> None:
@@ -106,7 +110,10 @@ def _write(ratings: Ratings, report: dict, source: dict, out: Path) -> None:
         f"ratings-{k:05d}.parquet": table.slice(start, RATINGS_A_PART)
         for k, start in enumerate(range(0, len(table), RATINGS_A_PART))
     }
-    tables |= {"users.parquet": pa.table({"id": ratings.users.texts}), "items.parquet": pa.table({"id": ratings.items.texts})}
+    tables |= {
+        "users.parquet": pa.table({"id": ratings.users.texts}),
+        "items.parquet": pa.table({"id": ratings.items.texts}),
+    }
     try:
         for name, part in tables.items():
             pq.write_table(part, content / name, compression="zstd", write_page_checksum=True)
@@ -137,7 +144,9 @@ def _manifest(directory: Path) -> dict:
         manifest = json.loads(path.read_bytes())
         checksum = manifest.pop("checksum")
     except FileNotFoundError as error:
-        raise StoreError(f"{directory}: not empty and not a dataset of mfpipe; choose another --out") from error
+        raise StoreError(
+            f"{directory}: not empty and not a dataset of mfpipe; choose another --out"
+        ) from error
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise StoreError(f"{path}: damaged ({error}); remove {directory} and ingest again") from error
     if checksum != _checksum(manifest):

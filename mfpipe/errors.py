@@ -1,11 +1,11 @@
 """The exceptions of mfpipe, each with the exit code the command line ends with.
 
-    MfpipeError
-    ├── ParameterError   2   wrong usage or parameter
-    ├── RatingsError     3   bad input data
-    ├── NumericError     4   non-finite solve, objective that rose
-    ├── StoreError       5   store missing, damaged or not writable
-    └── ClusterError     7   cluster not reachable or lost for good
+MfpipeError
+├── ParameterError   2   wrong usage or parameter
+├── RatingsError     3   bad input data
+├── NumericError     4   non-finite solve, objective that rose
+├── StoreError       5   store missing, damaged or not writable
+└── ClusterError     7   cluster not reachable or lost for good
 """
 
 

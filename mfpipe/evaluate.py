@@ -47,7 +47,8 @@ class Holdout:
         if self.kind == "random":
             numbers = np.empty(len(ratings))
             inputs = (ratings.user, ratings.item, ratings.users.hashes, ratings.items.hashes)
-            uniform_pairs(*readonly(*inputs), numbers)
+            users, items, user_hashes, item_hashes = readonly(*inputs)
+            uniform_pairs(users, items, user_hashes, item_hashes, numbers)
             return numbers < self.amount
         time = self._times(ratings)
         if self.kind == "time":
@@ -60,7 +61,9 @@ class Holdout:
 
     def _times(self, ratings: Ratings) -> np.ndarray:
         if ratings.time is None:
-            raise RatingsError(f"--holdout {self}: these ratings have no time column; name it with --time-column")
+            raise RatingsError(
+                f"--holdout {self}: these ratings have no time column; name it with --time-column"
+            )
         unreadable = np.flatnonzero(ratings.time == NO_TIME)
         if len(unreadable):
             at = unreadable[0]

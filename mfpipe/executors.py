@@ -166,7 +166,7 @@ class OnCluster:
         from distributed import wait
 
         self.client = client
-        self.cluster = client.scheduler.address
+        self.cluster = client.scheduler_info()["address"]
         self.workers = sum(client.nthreads().values())
         self._n_ratings = len(ratings)
         self.frames, self.blocks = {}, {}
@@ -189,7 +189,9 @@ class OnCluster:
 
     def half_step(self, model, side, own, other, iteration) -> HalfStep:
         started = time.perf_counter()
-        parts = self._with_retries(lambda: self.graph(model, side, own, other, iteration).compute(scheduler=self.client))
+        parts = self._with_retries(
+            lambda: self.graph(model, side, own, other, iteration).compute(scheduler=self.client)
+        )
         return _gathered(parts, time.perf_counter() - started)
 
     def graph(self, model: Model, side: str, own, other: np.ndarray, iteration: int):
@@ -217,7 +219,9 @@ class OnCluster:
                 return run()
             except (KilledWorker, FutureCancelledError, CommClosedError, TimeoutError) as error:
                 if attempt == ATTEMPTS or self.client.status != "running":
-                    raise ClusterError(f"{self.cluster}: lost for good ({type(error).__name__}: {error})") from error
+                    raise ClusterError(
+                        f"{self.cluster}: lost for good ({type(error).__name__}: {error})"
+                    ) from error
                 log.warning("half-step lost to a worker (%s); running it again", type(error).__name__)
         raise AssertionError
 
@@ -309,11 +313,15 @@ def connect(
         made = Client(cluster, timeout=CONNECT_SECONDS)
     except (OSError, ValueError, TypeError) as error:
         if isinstance(error, ValueError | TypeError):
-            raise ParameterError(f"--cluster {cluster}: not serial, threads, local or a scheduler's address") from error
+            raise ParameterError(
+                f"--cluster {cluster}: not serial, threads, local or a scheduler's address"
+            ) from error
         raise ClusterError(f"{cluster}: no Dask scheduler answers ({error}); is it running?") from error
     with made:
         if not made.nthreads():
-            raise ClusterError(f"{cluster}: the scheduler has no workers; start one with: dask worker {cluster}")
+            raise ClusterError(
+                f"{cluster}: the scheduler has no workers; start one with: dask worker {cluster}"
+            )
         yield made
 
 

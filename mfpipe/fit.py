@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -15,8 +14,6 @@ from mfpipe.errors import NumericError
 from mfpipe.executors import Executor, HalfStep
 from mfpipe.models.base import Baseline, FactorModel, Factors, Model
 from mfpipe.ratings import Ratings
-
-log = logging.getLogger(__name__)
 
 RISE_ALLOWED = {"float32": 1e-5, "float64": 1e-12}  # times yᵀy/N
 COLLAPSED = 1e-3  # share of yᵀy a fit must explain before its regularization is beyond suspicion
@@ -112,8 +109,8 @@ def fit(
     factors = Factors(*(np.ascontiguousarray(rows, model.storage) for rows in factors))
     baseline = baseline_of(ratings)
     loop = _Loop(model, ratings, executor, factors, baseline)
-    result = Fit(model, factors, baseline, math.nan, math.nan, not model.iterative)
-    if model.iterative:
+    result = Fit(model, factors, baseline, math.nan, math.nan, not isinstance(model, FactorModel))
+    if isinstance(model, FactorModel):
         loop.evaluate_start()
         result.objectives.append(loop.objective)
     for iteration in range(1, (model.max_iter if isinstance(model, FactorModel) else 1) + 1):
@@ -123,14 +120,12 @@ def fit(
         result.objectives += [half["objective"] for half in record["half_steps"]]
         for callback in on_iteration:
             callback(record)
-        if model.iterative and before - loop.objective < model.tol * before:
+        if isinstance(model, FactorModel) and before - loop.objective < model.tol * before:
             result.converged = True
             break
     result.factors, result.objective, result.train_rmse = loop.factors, loop.objective, loop.train_rmse
     result.seconds = time.perf_counter() - began
     result.warnings = _warnings(result, ratings)
-    for message in result.warnings:
-        log.warning(message)
     return result
 
 
@@ -160,13 +155,18 @@ class _Loop:
             step = self.executor.half_step(self.model, side, None, other, iteration)
             before = self.objective
             self._settle(side, step)
-            if self.model.iterative and self.objective - before > self.rise_allowed:
+            if isinstance(self.model, FactorModel) and self.objective - before > self.rise_allowed:
                 raise NumericError(
                     f"iteration {iteration}, {side} half-step: the objective rose from {before!r} to "
                     f"{self.objective!r}; this is a bug in mfpipe, please report it with the parameters"
                 )
             halves.append(
-                {"side": side, "objective": self.objective, "seconds": step.seconds, "partitions": step.partitions}
+                {
+                    "side": side,
+                    "objective": self.objective,
+                    "seconds": step.seconds,
+                    "partitions": step.partitions,
+                }
             )
         seconds = time.perf_counter() - started
         return {
@@ -199,7 +199,8 @@ class _Loop:
 
 
 def _warnings(result: Fit, ratings: Ratings) -> list[str]:
-    model, found = result.model, []
+    model = result.model
+    found: list[str] = []
     if not isinstance(model, FactorModel):
         return found
     squares = float(ratings.rating @ ratings.rating) / len(ratings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,7 @@ def cut(indptr: np.ndarray, n_partitions: int) -> np.ndarray:
 def split(block: Block, n_partitions: int) -> list[Block]:
     """The partitions of a whole side, as views of its arrays."""
     bounds = cut(block.indptr, n_partitions)
-    return [_part(block, start, stop) for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [_part(block, start, stop) for start, stop in pairwise(bounds)]
 
 
 def _part(block: Block, start: int, stop: int) -> Block:
@@ -71,7 +72,9 @@ def write(blocks: list[Block], side: str, directory: Path) -> list[dict]:
     specs = []
     for number, block in enumerate(blocks):
         path = directory / f"by_{side}-{number:05d}.parquet"
-        rows = np.repeat(np.arange(block.n_rows, dtype=np.int32), np.diff(block.indptr)) + np.int32(block.first_row)
+        rows = np.repeat(np.arange(block.n_rows, dtype=np.int32), np.diff(block.indptr)) + np.int32(
+            block.first_row
+        )
         table = pa.table({side: rows, OTHER[side]: block.columns, "rating": block.values})
         pq.write_table(table, path, compression="none", use_dictionary=False, write_page_checksum=True)
         specs.append({"path": str(path), "first_row": block.first_row, "n_rows": block.n_rows})
@@ -83,7 +86,9 @@ def frame(specs: list[dict], side: str, dtype: np.dtype) -> dd.DataFrame:
     import dask.dataframe as dd
     import pandas as pd
 
-    meta = pd.DataFrame({side: np.empty(0, "i4"), OTHER[side]: np.empty(0, "i4"), "rating": np.empty(0, dtype)})
+    meta = pd.DataFrame(
+        {side: np.empty(0, "i4"), OTHER[side]: np.empty(0, "i4"), "rating": np.empty(0, dtype)}
+    )
     return dd.from_map(read_partition, [spec["path"] for spec in specs], meta=meta, enforce_metadata=False)
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mfpipe import dataset, evaluate as evaluation
+from mfpipe import dataset
+from mfpipe import evaluate as evaluation
 from mfpipe.errors import ParameterError
 from mfpipe.evaluate import Holdout
 from mfpipe.executors import executor
@@ -50,7 +51,7 @@ class Data:
     inputs: Sequence[str]
     test: Sequence[str] = ()
     holdout: str | None = None
-    rules: Rules = Rules()
+    rules: Rules = field(default_factory=Rules)
 
     def __post_init__(self):
         if self.test and self.holdout:
@@ -177,7 +178,9 @@ class Trained:
             "objective": self.fit.objective,
             "train_rmse": self.fit.train_rmse,
             "test_rmse": self.metrics["rmse"],
-            "test": {key: self.metrics[key] for key in ("rows", "warm", "cold", "rmse_warm", "rmse_cold", "mae")},
+            "test": {
+                key: self.metrics[key] for key in ("rows", "warm", "cold", "rmse_warm", "rmse_cold", "mae")
+            },
             "checksums": checksums(self.fitted),
             "timings": self.timings,
             "n_iter": self.fit.n_iter,
@@ -190,7 +193,7 @@ class Trained:
 def checksums(fitted: FittedModel) -> dict[str, str]:
     """sha256 of the bytes of each side's rows, in row order."""
     return {
-        f"{side}_factors": hashlib.sha256(np.ascontiguousarray(getattr(fitted.factors, side))).hexdigest()
+        f"{side}_factors": hashlib.sha256(getattr(fitted.factors, side).tobytes()).hexdigest()
         for side in ("user", "item")
     }
 
@@ -222,6 +225,8 @@ def train(
     stage(f"fitting {model.name} to {len(prepared.ratings):,} ratings")
     with executor(prepared.ratings, model.storage, **place.settings()) as where:
         trained = fit_and_evaluate(model, prepared, where, on_iteration)
+    for message in trained.fit.warnings:
+        log.warning(message)
     trained.timings = {"ingest": prepared.seconds, "compile": compiling, **trained.timings}
     stage("storing")
     began = time.perf_counter()
@@ -291,7 +296,8 @@ def _history_table(history: list[dict]) -> pa.Table:
     for half in history[0]["half_steps"] if history else ():
         for key in ("objective", "seconds"):
             columns[f"{half['side']}_{key}"] = pa.array(
-                [h[key] for record in history for h in record["half_steps"] if h["side"] == half["side"]], pa.float64()
+                [h[key] for record in history for h in record["half_steps"] if h["side"] == half["side"]],
+                pa.float64(),
             )
     return pa.table(columns)
 
@@ -324,5 +330,3 @@ def models_from(names: Sequence[str], params: dict[str, Any]) -> list[Model]:
     for key in params.keys() - used:
         raise ParameterError(f"{flag(key)}: not a parameter of {', '.join(names)}")
     return made
-
-

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from bokeh.models import ColumnDataSource, FactorRange, HoverTool
@@ -11,23 +12,24 @@ from bokeh.plotting import figure
 # Okabe and Ito's palette, told apart by colour-blind readers too.
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SIDE_COLOURS = {"item": ORANGE, "user": BLUE}
-SIZE = {"height": 300, "sizing_mode": "stretch_width", "toolbar_location": None}
+SIZE: dict[str, Any] = {"height": 300, "sizing_mode": "stretch_width", "toolbar_location": None}
 
 
 def _figure(x: str, y: str, **options) -> figure:
     made = figure(x_axis_label=x, y_axis_label=y, **(SIZE | options))
     made.xgrid.grid_line_color = None
-    made.title.text_font_size = "0pt"
     return made
 
 
-def _lines(plot: figure, data: dict[str, Sequence], x: str, series: dict[str, tuple[str, str]]) -> figure:
+def _lines(plot: figure, data: Mapping[str, Sequence], x: str, series: dict[str, tuple[str, str]]) -> figure:
     """Lines with markers: one for each column of `series`, with its legend and colour."""
-    source = ColumnDataSource(data)
+    source = ColumnDataSource(dict(data))
     for name, (legend, colour) in series.items():
         plot.line(x, name, source=source, legend_label=legend, color=colour, line_width=2)
         plot.scatter(x, name, source=source, legend_label=legend, color=colour, size=5)
-    plot.add_tools(HoverTool(tooltips=[(x, f"@{x}")] + [(legend, f"@{name}") for name, (legend, _) in series.items()]))
+    plot.add_tools(
+        HoverTool(tooltips=[(x, f"@{x}")] + [(legend, f"@{name}") for name, (legend, _) in series.items()])
+    )
     plot.legend.click_policy = "hide"
     return plot
 
@@ -35,14 +37,18 @@ def _lines(plot: figure, data: dict[str, Sequence], x: str, series: dict[str, tu
 def objective(history: dict[str, list]) -> figure:
     """The objective after each half-step."""
     plot = _figure("iteration", "objective", y_axis_type="log")
-    series = {f"{side}_objective": (f"after the {side} half-step", SIDE_COLOURS[side]) for side in ("item", "user")}
+    series = {
+        f"{side}_objective": (f"after the {side} half-step", SIDE_COLOURS[side]) for side in ("item", "user")
+    }
     return _lines(plot, history, "iteration", {k: v for k, v in series.items() if k in history})
 
 
 def rmse(history: dict[str, list]) -> figure:
     """RMSE on training and test ratings after each iteration."""
     plot = _figure("iteration", "RMSE (stars)")
-    return _lines(plot, history, "iteration", {"train_rmse": ("train", BLUE), "test_rmse": ("test", VERMILION)})
+    return _lines(
+        plot, history, "iteration", {"train_rmse": ("train", BLUE), "test_rmse": ("test", VERMILION)}
+    )
 
 
 def half_steps(history: dict[str, list]) -> figure:
@@ -70,11 +76,13 @@ def partitions(iterations: list[dict]) -> figure:
             "colour": [SIDE_COLOURS[side] for side, _ in groups],
         }
     )
-    plot = _figure("partition", "median seconds", x_range=FactorRange(*groups))
+    plot = _figure("partition", "median seconds", x_range=FactorRange(factors=list(groups)))
     plot.vbar("partition", top="seconds", width=0.8, color="colour", source=source)
-    plot.add_tools(HoverTool(tooltips=[("partition", "@partition"), ("seconds", "@seconds"), ("ratings", "@ratings")]))
+    plot.add_tools(
+        HoverTool(tooltips=[("partition", "@partition"), ("seconds", "@seconds"), ("ratings", "@ratings")])
+    )
     plot.xaxis.major_label_text_font_size = "0pt" if len(groups) > 40 else "9pt"
-    plot.y_range.start = 0
+    plot.y_range.update(start=0)
     return plot
 
 
@@ -85,14 +93,16 @@ def systems(rows: list[dict]) -> figure:
     plot = _figure("", "test RMSE (stars)", x_range=names)
     plot.vbar("system", top="rmse", width=0.6, color=BLUE, source=source)
     plot.add_tools(HoverTool(tooltips=[("system", "@system"), ("test RMSE", "@rmse")]))
-    plot.y_range.start = 0
+    plot.y_range.update(start=0)
     return plot
 
 
 def _bars(counts, edges, x: str, colour: str, y: str = "rows") -> figure:
     source = ColumnDataSource({"count": counts, "left": edges[:-1], "right": edges[1:]})
     plot = _figure(x, y)
-    plot.quad(top="count", bottom=0, left="left", right="right", color=colour, line_color="white", source=source)
+    plot.quad(
+        top="count", bottom=0, left="left", right="right", color=colour, line_color="white", source=source
+    )
     plot.add_tools(HoverTool(tooltips=[("from", "@left"), ("to", "@right"), (y, "@count")]))
     return plot
 

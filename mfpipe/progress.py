@@ -15,7 +15,8 @@ log = logging.getLogger(__name__)
 def described(record: dict) -> str:
     """An iteration in one line."""
     test = "" if record["test_rmse"] is None else f", test RMSE {record['test_rmse']:.4f}"
-    return f"objective {record['objective']:.6g}, train RMSE {record['train_rmse']:.4f}{test}, {record['seconds']:.3f} s"
+    train = f"objective {record['objective']:.6g}, train RMSE {record['train_rmse']:.4f}"
+    return f"{train}{test}, {record['seconds']:.3f} s"
 
 
 @contextmanager
@@ -30,7 +31,7 @@ def iterations(total: int, console: Console) -> Iterator[Callable[[dict], None]]
         Of standard error; without a terminal the iterations go to the log instead.
     """
     if not console.is_terminal or console.quiet:
-        yield lambda record: log.info("iteration %d/%d: %s", record["iteration"], total, described(record))
+        yield lambda record: log.debug("iteration %d/%d: %s", record["iteration"], total, described(record))
         return
     columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:

@@ -65,7 +65,7 @@ class Ratings:
             digest.update(len(text).to_bytes(8, "little") + text)
         for array in (self.user, self.item, self.rating, self.time):
             if array is not None:
-                digest.update(np.ascontiguousarray(array))
+                digest.update(array.tobytes())
         return digest.hexdigest()
 
     def subset(self, keep: np.ndarray) -> Ratings:
@@ -134,7 +134,7 @@ class Rules:
         What becomes of a pair rated twice.
     """
 
-    columns: Columns = Columns()
+    columns: Columns = field(default_factory=Columns)
     max_bad_fraction: float = 0.01
     rating_range: tuple[float, float] | None = None
     duplicates: str = "latest"
@@ -170,15 +170,16 @@ def ingest(
     accepted = [rows for path in sources.find(inputs) for rows in _judged(path, rules, report)]
     _settle(report, rules, quarantine)
     timed = all("time" in rows for rows in accepted)
-    user, users = _encode([rows["user"] for rows in accepted])
-    item, items = _encode([rows["item"] for rows in accepted])
-    rating = np.concatenate([rows["rating"] for rows in accepted])
-    time = np.concatenate([rows["time"] for rows in accepted]) if timed else None
-    user, item, rating, time = _each_pair_once(user, item, rating, time, rules.duplicates, users, items)
-    report.duplicates = report.accepted - len(rating)
-    ratings = Ratings(user, item, rating, time, users, items)
-    report.ratings, report.users, report.items = len(rating), len(users), len(items)
-    report.times_unreadable = 0 if time is None else int((time == NO_TIME).sum())
+    ratings = encode(
+        [rows["user"] for rows in accepted],
+        [rows["item"] for rows in accepted],
+        np.concatenate([rows["rating"] for rows in accepted]),
+        np.concatenate([rows["time"] for rows in accepted]) if timed else None,
+        rules.duplicates,
+    )
+    report.duplicates = report.accepted - len(ratings)
+    report.ratings, report.users, report.items = len(ratings), len(ratings.users), len(ratings.items)
+    report.times_unreadable = 0 if ratings.time is None else int((ratings.time == NO_TIME).sum())
     report.sha256 = ratings.fingerprint()
     if report.duplicates:
         log.info("%d ratings of pairs rated before; kept: %s", report.duplicates, rules.duplicates)
@@ -273,7 +274,9 @@ def _judge(chunk: Chunk, rules: Rules) -> tuple[dict, list[Fault]]:
         "line": chunk.lines[keep],
     }
     if "time" in chunk.columns:
-        times = np.array([microseconds(text) for text in chunk.columns["time"].dictionary.to_pylist()], np.int64)
+        times = np.array(
+            [microseconds(text) for text in chunk.columns["time"].dictionary.to_pylist()], np.int64
+        )
         usable["time"] = times[_codes(chunk.columns["time"])[keep]]
     return usable, faults
 
@@ -343,7 +346,23 @@ def _settle(report: IngestReport, rules: Rules, quarantine: Path | None) -> None
 
 
 def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text
+    )
+
+
+def encode(
+    users: list[pa.DictionaryArray],
+    items: list[pa.DictionaryArray],
+    rating: np.ndarray,
+    time: np.ndarray | None = None,
+    duplicates: str = "latest",
+) -> Ratings:
+    """Ratings from columns of id texts (in chunks), values and times, by the rule for duplicates."""
+    user, user_ids = _encode(users)
+    item, item_ids = _encode(items)
+    user, item, rating, time = _each_pair_once(user, item, rating, time, duplicates, user_ids, item_ids)
+    return Ratings(user, item, rating, time, user_ids, item_ids)
 
 
 def _encode(columns: list[pa.DictionaryArray]) -> tuple[np.ndarray, IdMap]:

@@ -145,7 +145,7 @@ class _TextReader:
         self.control[ord(delimiter)] = False
 
     @classmethod
-    def after_header(cls, path, block: bytes, columns: Columns, need_rating: bool):
+    def after_header(cls, path: Path, block: bytes, columns: Columns, need_rating: bool):
         """The reader for a file that starts with this block, and the bytes its header takes."""
         first = block[: block.index(b"\n")]
         try:
@@ -169,7 +169,9 @@ class _TextReader:
         separators = np.flatnonzero(data == ord(self.delimiter))
         fields = np.diff(np.searchsorted(separators, ends), prepend=0) + 1
         blank = starts == ends
-        reasons = {int(i): self._width_fault(fields[i]) for i in np.flatnonzero((fields != self.width) & ~blank)}
+        reasons = {
+            int(i): self._width_fault(fields[i]) for i in np.flatnonzero((fields != self.width) & ~blank)
+        }
         for at in np.searchsorted(ends, np.flatnonzero(self.control[data])):
             reasons[int(at)] = "control character"
         if not _is_utf8(block):
@@ -177,7 +179,9 @@ class _TextReader:
                 if not _is_utf8(block[starts[at] : ends[at]]):
                     reasons[int(at)] = "not UTF-8"
         faults = [
-            self._fault(first_line + at, reason, block[starts[at] : ends[at]].decode(errors="backslashreplace"))
+            self._fault(
+                first_line + at, reason, block[starts[at] : ends[at]].decode(errors="backslashreplace")
+            )
             for at, reason in sorted(reasons.items())
         ]
         keep = ~blank

@@ -48,7 +48,9 @@ def predict_file(fitted: FittedModel, pairs: str, out: Path, columns: Columns = 
                     counts += np.bincount(source, minlength=len(SOURCES))
                     texts = pa.array(predicted).cast(pa.string())
                     writer.write_table(
-                        pa.Table.from_arrays([users, items, texts, pa.array(SOURCES[source])], schema=PREDICTIONS)
+                        pa.Table.from_arrays(
+                            [users, items, texts, pa.array(SOURCES[source])], schema=PREDICTIONS
+                        )
                     )
         os.replace(aside, out)
     except OSError as error:
@@ -60,11 +62,15 @@ def predict_file(fitted: FittedModel, pairs: str, out: Path, columns: Columns = 
 
 def _refuse_faults(chunk: Chunk) -> None:
     for fault in chunk.faults:
-        raise RatingsError(f"{fault.file}, line {fault.line}: {fault.reason} ({fault.text!r}); correct the line")
+        raise RatingsError(
+            f"{fault.file}, line {fault.line}: {fault.reason} ({fault.text!r}); correct the line"
+        )
     for side in ("user", "item"):
         column = chunk.columns[side]
         for code, text in enumerate(column.dictionary.to_pylist()):
             reason = id_fault(text)
-            at = np.flatnonzero(column.indices.to_numpy() == code) if reason else ()
+            at = np.flatnonzero(column.indices.to_numpy() == code) if reason else np.empty(0, np.int64)
             if len(at):
-                raise RatingsError(f"{chunk.path}, line {chunk.lines[at[0]]}, column {side}: {reason} ({text!r})")
+                raise RatingsError(
+                    f"{chunk.path}, line {chunk.lines[at[0]]}, column {side}: {reason} ({text!r})"
+                )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,8 +68,10 @@ PANELS = [
     ),
     Panel(
         "RMSE by iteration",
-        lambda s: f"On training ratings {_between(s.history['train_rmse'], '.4f')} stars, "
-        f"on test records {_between(s.history['test_rmse'], '.4f')}.",
+        lambda s: (
+            f"On training ratings {_between(s.history['train_rmse'], '.4f')} stars, "
+            f"on test records {_between(s.history['test_rmse'], '.4f')}."
+        ),
         lambda s: plots.rmse(s.history),
         _iterated,
     ),
@@ -79,7 +83,7 @@ PANELS = [
     ),
     Panel(
         "Seconds by partition",
-        lambda s: "The median over all iterations; partitions hold equal numbers of ratings as far as whole rows allow.",
+        lambda s: "The median over all iterations; cut to equal numbers of ratings.",
         lambda s: plots.partitions(s.timings["iterations"]),
         lambda s: bool(s.timings["iterations"]),
     ),
@@ -90,7 +94,10 @@ PANELS = [
     ),
     Panel(
         "Errors by true rating",
-        lambda s: "; ".join(f"{row['rating']:g} stars: RMSE {row['rmse']:.3f}" for row in s.metrics["by_rating"]) + ".",
+        lambda s: (
+            "; ".join(f"{row['rating']:g} stars: RMSE {row['rmse']:.3f}" for row in s.metrics["by_rating"])
+            + "."
+        ),
         lambda s: plots.by_rating(s.metrics["by_rating"]),
     ),
     Panel(
@@ -133,35 +140,39 @@ def write_report(version: Version, path: Path) -> None:
 
 def render(version: Version) -> str:
     """The report of a version as one HTML text."""
-    files = version.manifest["files"]
     stored = Stored(
         version,
         version.load(),
         version.table("history.parquet").to_pydict(),
         version.json("timings.json"),
         version.json("metrics.json"),
-        version.json("systems.json") if "systems.json" in files else [],
+        version.json("systems.json") if "systems.json" in version.manifest["files"] else [],
     )
     panels = [panel for panel in PANELS if panel.when(stored)]
     script, divs = components([panel.draw(stored) for panel in panels])
-    shown = [{"title": p.title, "words": p.words(stored), "div": div} for p, div in zip(panels, divs, strict=True)]
+    shown = [
+        {"title": p.title, "words": p.words(stored), "div": div} for p, div in zip(panels, divs, strict=True)
+    ]
+    template = files("mfpipe").joinpath("report.html").read_text(encoding="utf-8")
     resources = Resources(mode="inline", components=["bokeh"])
-    return Environment(autoescape=True).from_string(_PAGE).render(
-        manifest=version.manifest,
-        metrics=stored.metrics,
-        systems=stored.systems,
-        stages=stored.timings["stages"],
-        panels=shown,
-        command=_command(version.manifest),
-        bokeh=resources.render_js(),
-        script=script,
+    return (
+        Environment(autoescape=True)
+        .from_string(template)
+        .render(
+            manifest=version.manifest,
+            metrics=stored.metrics,
+            systems=stored.systems,
+            stages=stored.timings["stages"],
+            panels=shown,
+            command=_command(version.manifest),
+            bokeh=resources.render_js(),
+            script=script,
+        )
     )
 
 
 def _command(manifest: dict[str, Any]) -> str:
     """The command that makes this version again."""
-    import shlex
-
     data, place = manifest["data"], manifest["place"]
     words = ["mfpipe", "train", *data["inputs"]]
     words += ["--test", *data["test"]] if "test" in data else ["--holdout", data["holdout"]]
@@ -169,71 +180,3 @@ def _command(manifest: dict[str, Any]) -> str:
     for name, value in manifest["params"].items():
         words += [flag(name), str(value)]
     return shlex.join(words)
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ manifest.name }}@{{ manifest.version }} · mfpipe</title>
-<style>
-:root { color-scheme: light dark; --line: #8884; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 0 auto; padding: 1rem; }
-h1 { margin-bottom: 0; } h2 { font-size: 1.1rem; margin: 0 0 .25rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .2rem .7rem; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
-.scroll { overflow-x: auto; }
-.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(28rem, 100%), 1fr)); gap: 1rem; }
-figure { margin: 0; padding: .8rem; border: 1px solid var(--line); border-radius: .4rem; background: #fff; color: #222; }
-figcaption { font-size: .9rem; margin-bottom: .4rem; }
-code { overflow-wrap: anywhere; }
-.warning { border-left: .3rem solid #D55E00; padding-left: .7rem; }
-@media print { figure { break-inside: avoid; } .panels { display: block; } }
-</style>
-{{ bokeh|safe }}
-</head>
-<body>
-<h1>{{ manifest.name }}@{{ manifest.version }}</h1>
-<p>{{ manifest.model }} trained on {{ "{:,}".format(manifest.data.n_ratings) }} ratings of
-{{ "{:,}".format(manifest.data.n_users) }} users and {{ "{:,}".format(manifest.data.n_items) }} items,
-{{ manifest.created }}.
-It predicts {{ "{:,}".format(metrics.rows) }} test records with an RMSE of
-<strong>{{ "%.4f"|format(metrics.rmse) }} stars</strong>:
-{%- for source, found in metrics.sources.items() if found.rows %}
-{{ "%.4f"|format(found.rmse) }} over {{ "{:,}".format(found.rows) }} {{ source }}{{ "." if loop.last else "," }}
-{%- endfor %}
-{% if manifest.n_iter > 1 %}It {{ "converged" if manifest.converged else "did not converge" }}
-in {{ manifest.n_iter }} iterations.{% endif %}</p>
-{% for warning in manifest.warnings %}<p class="warning">{{ warning }}</p>{% endfor %}
-{% if systems %}
-<h2>All systems</h2>
-<div class="scroll"><table>
-<tr><th>system</th><th>RMSE</th><th>warm</th><th>cold</th><th>objective</th><th>iterations</th>
-<th>serial, s</th><th>threads, s</th><th>cluster, s</th><th>identical</th></tr>
-{% for s in systems %}<tr><td>{{ s.model }}</td>
-{% for value in (s.test_rmse, s.test_rmse_warm, s.test_rmse_cold) %}
-<td>{{ "–" if value is none else "%.4f"|format(value) }}</td>{% endfor %}
-<td>{{ "%.6g"|format(s.objective) }}</td><td>{{ s.n_iter }}</td>
-{% for way in ("serial", "threads", "cluster") %}
-<td>{{ "%.3f"|format(s.seconds[way]) if way in s.seconds else "–" }}</td>{% endfor %}
-<td>{{ "yes" if s.identical else "NO" }}</td></tr>
-{% endfor %}</table></div>
-{% endif %}
-<div class="panels">
-{% for panel in panels %}<figure role="group" aria-label="{{ panel.title }}">
-<figcaption><h2>{{ panel.title }}</h2>{{ panel.words }}</figcaption>
-{{ panel.div|safe }}</figure>
-{% endfor %}</div>
-<h2>Where the time went</h2>
-<div class="scroll"><table>{% for stage, seconds in stages.items() %}
-<tr><td>{{ stage.replace("_", " ") }}</td><td>{{ "%.3f"|format(seconds) }} s</td></tr>{% endfor %}</table></div>
-<h2>To make it again</h2>
-<p><code>{{ command }}</code></p>
-<p>Ratings sha256 <code>{{ manifest.data.sha256 }}</code>; mfpipe {{ manifest.mfpipe }}{% for name, number in
-manifest.libraries.items() %}, {{ name }} {{ number }}{% endfor %}.</p>
-{{ script|safe }}
-</body>
-</html>
-"""

@@ -80,10 +80,10 @@ def sha256(path: Path) -> str:
 
 
 def blocks(path: Path) -> Iterator[bytes]:
-    """The text of a file as blocks of whole lines ended by ``\\n``, without a byte-order mark.
+    r"""The text of a file as blocks of whole lines ended by ``\n``, without a byte-order mark.
 
-    Gzip is known by its first bytes, not by its name. A file whose only line ends are ``\\r`` is
-    read as such; elsewhere a lone ``\\r`` stays where it is.
+    Gzip is known by its first bytes, not by its name. A file whose only line ends are ``\r`` is
+    read as such; elsewhere a lone ``\r`` stays where it is.
 
     Raises
     ------

@@ -110,17 +110,20 @@ class Version:
         """
         manifest = self.manifest
         if manifest["model"] not in MODELS:
-            raise StoreError(f"{self.path}: model {manifest['model']!r} is not known to mfpipe {mfpipe.__version__}")
+            raise StoreError(
+                f"{self.path}: model {manifest['model']!r} is not known to mfpipe {mfpipe.__version__}"
+            )
         model = MODELS[manifest["model"]](**manifest["params"])
         user, item = self.table("user_factors.parquet"), self.table("item_factors.parquet")
         means = [table["mean_rating"].to_numpy() for table in (user, item)]
-        counts = [table["n_ratings"].to_numpy() for table in (user, item)]
         return FittedModel(
             model,
-            *(IdMap(table["id"].combine_chunks()) for table in (user, item)),
-            Factors(_rows(user, model), _rows(item, model)),
-            Baseline(manifest["data"]["global_mean"], *means),
-            *counts,
+            users=IdMap(user["id"].combine_chunks()),
+            items=IdMap(item["id"].combine_chunks()),
+            factors=Factors(_rows(user, model), _rows(item, model)),
+            baseline=Baseline(manifest["data"]["global_mean"], *means),
+            user_counts=user["n_ratings"].to_numpy(),
+            item_counts=item["n_ratings"].to_numpy(),
         )
 
 
@@ -150,7 +153,12 @@ class Store:
             raise StoreError(f"{self.path}: cannot be written ({existing} is not a writable directory)")
 
     def publish(
-        self, name: str, fitted: FittedModel, about: dict, artifacts: dict[str, Any], make_current: bool = True
+        self,
+        name: str,
+        fitted: FittedModel,
+        about: dict,
+        artifacts: dict[str, Any],
+        make_current: bool = True,
     ) -> Version:
         """Store a fit as the next version of `name`.
 
@@ -195,7 +203,8 @@ class Store:
                     "model": fitted.model.name,
                     "params": fitted.model.params,
                     **about,
-                    "libraries": {"python": platform.python_version()} | {lib: installed(lib) for lib in LIBRARIES},
+                    "libraries": {"python": platform.python_version()}
+                    | {lib: installed(lib) for lib in LIBRARIES},
                     "files": files,
                 }
                 _write(aside / "manifest.json", manifest | {"checksum": _checksum(manifest)})
@@ -218,8 +227,8 @@ class Store:
             There is no such name or version, or its manifest is damaged.
         """
         home = self.path / name
-        pointed = None if number else self._current(home)
-        number = number or pointed["version"]
+        pointed = {} if number else self._current(home)
+        number = number or str(pointed["version"])
         path = home / number / "manifest.json"
         try:
             text = path.read_bytes()
@@ -283,12 +292,17 @@ class Store:
         path = home / "current"
         try:
             pointed = json.loads(path.read_bytes())
-            return {"version": str(int(pointed["version"])), "manifest_sha256": str(pointed["manifest_sha256"])}
+            return {
+                "version": str(int(pointed["version"])),
+                "manifest_sha256": str(pointed["manifest_sha256"]),
+            }
         except FileNotFoundError:
             if not home.is_dir():
                 known = ", ".join(self.names()) or "none"
                 raise StoreError(f"{home.name}: no such model in {self.path} (models: {known})") from None
-            raise StoreError(f"{home.name}: has no current version; name one as {home.name}@VERSION") from None
+            raise StoreError(
+                f"{home.name}: has no current version; name one as {home.name}@VERSION"
+            ) from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(
                 f"{path}: damaged ({error}); name a version as {home.name}@VERSION, or set it with: "
@@ -333,7 +347,9 @@ def _manifest(path: Path, text: bytes) -> dict:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"{path}: not a manifest ({error!r}); the version is damaged") from error
     if isinstance(manifest.get("format"), int) and manifest["format"] > FORMAT:
-        raise StoreError(f"{path}: format {manifest['format']} is newer than mfpipe {mfpipe.__version__} reads; upgrade")
+        raise StoreError(
+            f"{path}: format {manifest['format']} is newer than mfpipe {mfpipe.__version__} reads; upgrade"
+        )
     if checksum != _checksum(manifest):
         raise StoreError(f"{path}: its own checksum does not match; the version is damaged")
     return manifest

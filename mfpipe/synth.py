@@ -37,7 +37,7 @@ class Synthetic:
             raise ParameterError(f"--seed {self.seed}: must be 0 or more")
         if self.ratings > self.users * self.items / 2:
             raise ParameterError(
-                f"--ratings {self.ratings}: at most half of users × items, here {self.users * self.items // 2}"
+                f"--ratings {self.ratings}: at most {self.users * self.items // 2}, half of users × items"
             )
 
     def columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

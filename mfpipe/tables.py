@@ -6,13 +6,19 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False)
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number > 0)
     return table
+
+
+def _print(console: Console, title: str, table: Table) -> None:
+    console.print(Text(title, style="bold"), soft_wrap=True)
+    console.print(table)
 
 
 def number(value: Any, digits: int = 4) -> str:
@@ -29,41 +35,40 @@ def seconds(value: float | None) -> str:
 def show_comparison(console: Console, record: dict) -> None:
     """The systems of `compare`: accuracy, time, and the test record asked for."""
     systems = record["systems"]
-    accuracy = _table("Test RMSE in stars", "system", "all", "warm", "cold", "objective", "iterations", "zeros")
+    accuracy = _table("system", "all", "warm", "cold", "objective", "iterations", "zeros")
     for s in systems:
         zeros = None if s["sparsity"] is None else f"{100 * s['sparsity']:.1f} %"
         figures = (number(s[key]) for key in ("test_rmse", "test_rmse_warm", "test_rmse_cold"))
         accuracy.add_row(s["model"], *figures, f"{s['objective']:.6g}", str(s["n_iter"]), zeros or "–")
-    console.print(accuracy)
-    time = _table("Fitting time", "system", "serial", "threads", "cluster", "speed-up", "identical")
+    _print(console, "Test RMSE in stars", accuracy)
+    time = _table("system", "serial", "threads", "cluster", "speed-up", "identical")
     for s in systems:
         ways = (seconds(s["seconds"].get(way)) for way in ("serial", "threads", "cluster"))
         speedup = "–" if s["speedup"] is None else f"{s['speedup']:.2f}×"
         time.add_row(s["model"], *ways, speedup, "yes" if s["identical"] else "NO")
     console.print()
-    console.print(time)
+    _print(console, "Fitting time", time)
     if systems and systems[0]["record"]:
         first = systems[0]["record"]
         title = f"Test record {first['record']}: user {first['user']}, item {first['item']}"
-        table = _table(title, "system", "predicted", "true")
+        table = _table("system", "predicted", "true")
         for s in systems:
             table.add_row(s["model"], str(s["record"]["predicted"]), str(s["record"]["true"]))
         console.print()
-        console.print(table)
+        _print(console, title, table)
 
 
 def show_timings(console: Console, timings: dict[str, float]) -> None:
-    table = _table("Where the time went", "stage", "seconds")
+    table = _table("stage", "seconds")
     for stage, value in timings.items():
         table.add_row(stage.replace("_", " "), f"{value:.3f}")
-    console.print(table)
+    _print(console, "Where the time went", table)
 
 
 def show_training(console: Console, record: dict) -> None:
     """The outcome of `train`."""
     test, data = record["test"], record["data"]
-    table = _table(f"{record['name']}@{record['version']}: {record['model']}", "", "")
-    table.show_header = False
+    console.print(Text(f"{record['name']}@{record['version']}: {record['model']}", style="bold"))
     rows = {
         "trained on": f"{data['n_ratings']:,} ratings, {data['n_users']:,} users, {data['n_items']:,} items",
         "iterations": f"{record['n_iter']}, {'converged' if record['converged'] else 'not converged'}",
@@ -75,8 +80,7 @@ def show_training(console: Console, record: dict) -> None:
         "stored in": record["path"] + ("" if record["published"] else " (not made current)"),
     }
     for key, value in rows.items():
-        table.add_row(key, value)
-    console.print(table, soft_wrap=True)
+        console.print(f"{key:<12}  {value}", soft_wrap=True)
     console.print()
     show_timings(console, record["timings"])
 
@@ -87,7 +91,9 @@ def show_ingest(console: Console, record: dict, out: str, made: bool) -> None:
         + ("" if made else " (unchanged, kept as it was)"),
         soft_wrap=True,
     )
-    console.print(f"{record['rows']:,} lines, {record['rejected']:,} left out, {record['duplicates']:,} repeated")
+    console.print(
+        f"{record['rows']:,} lines, {record['rejected']:,} left out, {record['duplicates']:,} repeated"
+    )
     for reason, count in record["reasons"].items():
         console.print(f"  {count:,} × {reason}", soft_wrap=True, markup=False)
     if record["quarantine"]:
@@ -95,19 +101,19 @@ def show_ingest(console: Console, record: dict, out: str, made: bool) -> None:
 
 
 def show_evaluation(console: Console, record: dict) -> None:
-    table = _table(f"{record['name']}@{record['version']}: {record['model']}", "test records", "rows", "RMSE")
+    table = _table("test records", "rows", "RMSE")
     table.add_row("all", number(record["rows"]), number(record["rmse"], 6))
     for source, found in record["sources"].items():
         table.add_row(source, number(found["rows"]), number(found["rmse"], 6))
-    console.print(table)
+    _print(console, f"{record['name']}@{record['version']}: {record['model']}", table)
     console.print(f"MAE {record['mae']:.6f} stars; {100 * record['coverage']:.1f} % of the records are warm")
 
 
 def show_models(console: Console, rows: list[dict]) -> None:
-    table = _table("Stored models", "name", "version", "current", "model", "test RMSE", "created")
+    table = _table("name", "version", "current", "model", "test RMSE", "created")
     for row in rows:
         current = "yes" if row["current"] else ""
         table.add_row(
             row["name"], row["version"], current, row["model"], number(row["test_rmse"]), row["created"][:16]
         )
-    console.print(table)
+    _print(console, "Stored models", table)

@@ -52,7 +52,9 @@ def ridge_rows(indptr, columns, values, other, penalty, rows, squared_error, pen
             penalised[u] = 0.0
             continue
         if end - begin < rank:
-            solved = _dual(columns[begin:end], values[begin:end], other, penalty[u], gram, moment, panel, rows[u])
+            solved = _dual(
+                columns[begin:end], values[begin:end], other, penalty[u], gram, moment, panel, rows[u]
+            )
         else:
             solved = _primal(columns[begin:end], values[begin:end], other, penalty[u], gram, panel, rows[u])
         if not solved:

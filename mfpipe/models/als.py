@@ -13,21 +13,7 @@ from mfpipe.kernels import readonly
 from mfpipe.kernels.pairs import dot_pairs
 from mfpipe.kernels.residuals import residual_rows, squared_norm, squared_residual
 from mfpipe.kernels.ridge import ridge_rows
-from mfpipe.models.base import (
-    Baseline,
-    Block,
-    FactorModel,
-    Factors,
-    Update,
-    choice,
-    is_integer,
-    is_number,
-    max_iter,
-    normal_start,
-    parameter,
-    random_state,
-    tol,
-)
+from mfpipe.models.base import Baseline, Block, FactorModel, Factors, Update, normal_start
 
 
 @dataclass(frozen=True)
@@ -44,30 +30,11 @@ class ALS(FactorModel):
 
     name = "als"
 
-    rank: int = parameter(10, "number of latent factors", is_integer(1, 4096), "an integer from 1 to 4096")
-    regularization: float = parameter(
-        0.05, "λ of the objective", lambda v: is_number(v) and v >= 0, "a finite number, 0 or more"
-    )
-    weighting: str = choice("count", ("uniform", "count"), "how λ is weighted over rows")
-    max_iter: int = max_iter()
-    tol: float = tol()
-    random_state: int = random_state()
-    dtype: str = choice("float32", ("float32", "float64"), "type the factors are stored and solved in")
-    cold: str = choice(
-        "fallback", ("fallback", "zero"), "prediction for an unseen id: the known side's mean, or 0"
-    )
-
     def columns(self) -> list[str]:
         return [f"factor_{k}" for k in range(self.rank)]
 
     def start(self, side: str, hashes: np.ndarray) -> np.ndarray:
         return normal_start(self.random_state, side, hashes, self.rank, self.storage)
-
-    def penalties(self, block: Block, n_ratings: int) -> np.ndarray:
-        """s = λ N w of each row; float64, shape (rows,)."""
-        if self.weighting == "count":
-            return self.regularization * np.diff(block.indptr).astype(np.float64)
-        return np.full(block.n_rows, self.regularization * n_ratings)
 
     def update(self, side: str, block: Block, other: np.ndarray, n_ratings: int) -> Update:
         rows = np.empty((block.n_rows, self.rank), other.dtype)

@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -76,31 +77,16 @@ def parameter(default: Any, help: str, check: Callable[[Any], bool], must: str) 
 
 
 def is_integer(low: int, high: int) -> Callable[[Any], bool]:
+    """A check that a value is an integer from low to high."""
     return lambda value: (
-        isinstance(value, int | np.integer) and not isinstance(value, bool) and low <= value <= high
+        isinstance(value, Integral) and not isinstance(value, bool) and low <= int(value) <= high
     )
 
 
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def max_iter(default: int = 50) -> Any:
-    return parameter(default, "iterations at most", is_integer(0, 10**9), "an integer, 0 or more")
-
-
-def tol(default: float = 1e-4) -> Any:
-    return parameter(
-        default,
-        "stop when an iteration lowers the objective by less than this share of it",
-        lambda value: is_number(value) and value >= 0,
-        "a finite number, 0 or more",
-    )
-
-
-def random_state() -> Any:
-    return parameter(
-        0, "seed of the starting factors", is_integer(0, 2**63 - 1), "an integer from 0 to 2^63 - 1"
+def is_not_negative(value: Any) -> bool:
+    """Whether a value is a finite number, 0 or more."""
+    return (
+        isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and float(value) >= 0
     )
 
 
@@ -122,7 +108,6 @@ class Model(ABC):
 
     name: ClassVar[str]
     half_steps: ClassVar[tuple[str, ...]] = ("item", "user")
-    iterative: ClassVar[bool] = True  # each half-step minimises the objective in its side
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -168,13 +153,38 @@ class Model(ABC):
         return np.dtype(getattr(self, "dtype", "float64"))
 
 
+@dataclass(frozen=True)
 class FactorModel(Model):
     """A model whose rows start at random and whose objective a half-step lowers."""
 
+    rank: int = parameter(10, "number of latent factors", is_integer(1, 4096), "an integer from 1 to 4096")
+    regularization: float = parameter(
+        0.05, "λ of the objective", is_not_negative, "a finite number, 0 or more"
+    )
+    weighting: str = choice("count", ("uniform", "count"), "how λ is weighted over rows")
+    max_iter: int = parameter(50, "iterations at most", is_integer(0, 10**9), "an integer, 0 or more")
+    tol: float = parameter(
+        1e-4,
+        "stop when an iteration lowers the objective by less than this share of it",
+        is_not_negative,
+        "a finite number, 0 or more",
+    )
+    random_state: int = parameter(
+        0, "seed of the starting factors", is_integer(0, 2**63 - 1), "an integer from 0 to 2^63 - 1"
+    )
+    dtype: str = choice("float32", ("float32", "float64"), "type the factors are stored and solved in")
+    cold: str = choice(
+        "fallback", ("fallback", "zero"), "prediction for an unseen id: the known side's mean, or 0"
+    )
+
+    def penalties(self, block: Block, n_ratings: int) -> np.ndarray:
+        """S = λ N w of each row; float64, shape (rows,)."""
+        if self.weighting == "count":
+            return self.regularization * np.diff(block.indptr).astype(np.float64)
+        return np.full(block.n_rows, self.regularization * n_ratings)
+
     @abstractmethod
-    def evaluate(
-        self, side: str, block: Block, own: np.ndarray, other: np.ndarray, n_ratings: int
-    ) -> Update:
+    def evaluate(self, side: str, block: Block, own: np.ndarray, other: np.ndarray, n_ratings: int) -> Update:
         """A block's rows as they are (`own` holds the whole side), with their errors and penalties."""
 
     @abstractmethod
@@ -198,5 +208,6 @@ def normal_start(seed: int, side: str, hashes: np.ndarray, rank: int, dtype: np.
     """N(0, 1) rows keyed by (seed, side, id): the same whatever other ids there are."""
     rows = np.empty((len(hashes), rank), dtype)
     key = mix(mix(np.uint64(seed)) + np.uint64(SIDES.index(side)))
-    normal_rows(*readonly(hashes ^ np.uint64(key)), rows)
+    (keys,) = readonly(hashes ^ np.uint64(key))
+    normal_rows(keys, rows)
     return rows

@@ -16,7 +16,6 @@ from mfpipe.models.base import Baseline, Block, Factors, Model, Update, known_or
 class _Mean(Model):
     """Predicts with means of the training ratings; an unseen id counts with the global mean."""
 
-    iterative = False
     own_share: ClassVar[float] = 1.0
 
     def columns(self) -> list[str]:

@@ -1,0 +1,268 @@
+"""The models as scikit-learn estimators: X holds (user, item) ids, y the ratings."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import check_is_fitted
+
+from mfpipe import models
+from mfpipe.errors import RatingsError
+from mfpipe.executors import executor
+from mfpipe.fit import fit
+from mfpipe.fitted import FittedModel
+from mfpipe.ids import IdMap, are_integers
+from mfpipe.models.base import Factors, Model
+from mfpipe.ratings import encode
+from mfpipe.store import Store, parse_name
+
+
+class _Estimator(RegressorMixin, BaseEstimator):
+    """What all estimators share; the solvers are those of the command line.
+
+    Attributes
+    ----------
+    users_, items_ : ndarray
+        The ids trained on, in row order.
+    global_mean_ : float
+        Mean of the training ratings.
+    history_ : list of dict
+        A record for each iteration: objective, RMSE, seconds.
+    n_iter_ : int
+    converged_ : bool
+    """
+
+    _model: ClassVar[type[Model]]
+
+    def model(self) -> Model:
+        """The hyper-parameters, checked; ParameterError (a ValueError) if one is out of range."""
+        names = self._model.__dataclass_fields__
+        return self._model(**{name: value for name, value in self.get_params().items() if name in names})
+
+    def fit(self, X, y, *, client=None):
+        """Fit to ratings.
+
+        Parameters
+        ----------
+        X : array or frame, shape (n, 2)
+            User and item ids: integers or text. A pair given more than once counts as its mean.
+        y : array, shape (n,)
+            Ratings.
+        client : distributed.Client, optional
+            Fit on its cluster; the result is the same to the last bit.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ParameterError, RatingsError
+            Both are ValueErrors.
+        """
+        model = self.model()
+        users, items = _id_columns(X)
+        rating = np.asarray(y, dtype=np.float64).ravel()
+        if len(rating) != len(users) or len(rating) == 0:
+            raise RatingsError(
+                f"X has {len(users)} rows and y {len(rating)}; both must have the same, not none"
+            )
+        if not np.isfinite(rating).all():
+            raise RatingsError(
+                f"y[{np.flatnonzero(~np.isfinite(rating))[0]}] is not finite; remove the rating"
+            )
+        ratings = encode([users], [items], rating, duplicates="mean")
+        init = getattr(self, "init", None)
+        start = None if init is None else _start(init, len(ratings.users), len(ratings.items), model)
+        with executor(ratings, model.storage, "serial", client=client) as where:
+            result = fit(model, ratings, where, start)
+        for message in result.warnings:
+            warnings.warn(message, ConvergenceWarning, stacklevel=2)
+        self.history_, self.converged_ = result.history, result.converged
+        return self._keep(FittedModel.of(result, ratings))
+
+    def _keep(self, fitted: FittedModel):
+        self.fitted_ = fitted
+        self.users_, self.items_ = _id_array(fitted.users), _id_array(fitted.items)
+        self.global_mean_ = fitted.baseline.global_mean
+        self.n_features_in_ = 2
+        return self
+
+    @property
+    def n_iter_(self) -> int:
+        return len(self.history_)
+
+    def predict(self, X) -> np.ndarray:
+        """Predicted ratings of (user, item) pairs.
+
+        Parameters
+        ----------
+        X : array or frame, shape (n, 2)
+
+        Returns
+        -------
+        ndarray of float64, shape (n,)
+            Never NaN: an unseen id falls back to what is known.
+        """
+        check_is_fitted(self, "fitted_")
+        users, items = _id_columns(X)
+        return self.fitted_.predict(users, items)[0]
+
+
+class UserMean(_Estimator):
+    """Predicts the user's mean rating; the global mean for an unseen user."""
+
+    _model = models.UserMean
+
+
+class ItemMean(_Estimator):
+    """Predicts the item's mean rating; the global mean for an unseen item."""
+
+    _model = models.ItemMean
+
+
+class UserItemMean(_Estimator):
+    """Predicts the average of the user's and the item's mean rating."""
+
+    _model = models.UserItemMean
+
+
+class ALS(_Estimator):
+    """Matrix factorisation with a ridge penalty, by alternating least squares.
+
+    Minimises  (1/N) Σ (r − p·q)² + λ Σ_u w_u ‖p_u‖² + λ Σ_i w_i ‖q_i‖².
+
+    Parameters
+    ----------
+    rank : int, default 10
+        Number of latent factors.
+    regularization : float, default 0.05
+        λ ≥ 0.
+    weighting : {'count', 'uniform'}, default 'count'
+        w = (a row's number of ratings)/N, or 1.
+    max_iter : int, default 50
+    tol : float, default 1e-4
+        Stop when an iteration lowers the objective by less than this share of it.
+    random_state : int, default 0
+        Keys the start, together with each id; see `init`.
+    dtype : {'float32', 'float64'}, default 'float32'
+    cold : {'fallback', 'zero'}, default 'fallback'
+        Prediction for an unseen id: the mean of the known side, or 0.
+    init : tuple of ndarray, optional
+        (user_factors, item_factors) to start from, in the order of `users_` and `items_`.
+
+    Attributes
+    ----------
+    user_factors_, item_factors_ : ndarray, shape (rows, rank)
+
+    References
+    ----------
+    Zhou, Wilkinson, Schreiber, Pan: Large-scale parallel collaborative filtering for the Netflix
+    prize, AAIM 2008.
+    """
+
+    _model = models.ALS
+
+    def __init__(
+        self,
+        rank=10,
+        regularization=0.05,
+        weighting="count",
+        max_iter=50,
+        tol=1e-4,
+        random_state=0,
+        dtype="float32",
+        cold="fallback",
+        init=None,
+    ):
+        self.rank = rank
+        self.regularization = regularization
+        self.weighting = weighting
+        self.max_iter = max_iter
+        self.tol = tol
+        self.random_state = random_state
+        self.dtype = dtype
+        self.cold = cold
+        self.init = init
+
+    def _keep(self, fitted: FittedModel):
+        self.user_factors_, self.item_factors_ = fitted.factors
+        return super()._keep(fitted)
+
+
+ESTIMATORS = {cls._model.name: cls for cls in (UserMean, ItemMean, UserItemMean, ALS)}
+
+
+def load(name: str, store: str | Path = "mfpipe-store"):
+    """A stored model as a fitted estimator.
+
+    Parameters
+    ----------
+    name : str
+        NAME for its current version, or NAME@VERSION.
+    store : path
+
+    Raises
+    ------
+    StoreError
+        There is no such version, or it is damaged.
+    """
+    version = Store(store).version(*parse_name(name))
+    fitted = version.load()
+    estimator = ESTIMATORS[fitted.model.name](**fitted.model.params)
+    estimator.history_ = version.table("history.parquet").to_pylist()
+    estimator.converged_ = version.manifest["converged"]
+    return estimator._keep(fitted)
+
+
+def _id_columns(X: Any) -> tuple[pa.DictionaryArray, pa.DictionaryArray]:
+    if hasattr(X, "iloc"):
+        columns = [X.iloc[:, k].to_numpy() for k in range(X.shape[1])]
+    else:
+        array = np.asarray(X)
+        if array.ndim != 2:
+            raise RatingsError(f"X has shape {array.shape}; it must be (n, 2): user and item ids")
+        columns = list(array.T)
+    if len(columns) != 2:
+        raise RatingsError(f"X has {len(columns)} columns; it must have 2: user and item ids")
+    users, items = (_texts(column, name) for column, name in zip(columns, ("user", "item"), strict=True))
+    return users, items
+
+
+def _texts(column: np.ndarray, name: str) -> pa.DictionaryArray:
+    """Ids as text. Integers in their canonical spelling; text as it is; nothing else is guessed at."""
+    if column.dtype.kind in "iu":
+        return pa.array(column).cast(pa.string()).dictionary_encode()
+    if column.dtype.kind in "UT":
+        return pa.array(column.astype(object), pa.string()).dictionary_encode()
+    kinds = {type(value) for value in column}
+    if kinds <= {str}:
+        return pa.array(column, pa.string()).dictionary_encode()
+    if kinds and all(issubclass(kind, int | np.integer) and kind is not bool for kind in kinds):
+        return pa.array([str(value) for value in column], pa.string()).dictionary_encode()
+    names = ", ".join(sorted(kind.__name__ for kind in kinds))
+    raise RatingsError(f"{name} ids of type {names}: ids must be all integers or all text")
+
+
+def _id_array(ids: IdMap) -> np.ndarray:
+    texts = ids.texts
+    return (
+        texts.cast(pa.int64()).to_numpy()
+        if are_integers(texts)
+        else np.array(texts.to_pylist(), dtype=object)
+    )
+
+
+def _start(init, n_users: int, n_items: int, model: Model) -> Factors:
+    factors = Factors(*(np.asarray(rows, model.storage) for rows in init))
+    wanted = ((n_users, len(model.columns())), (n_items, len(model.columns())))
+    found = tuple(rows.shape for rows in factors)
+    if found != wanted:
+        raise RatingsError(f"init has arrays of shape {found}; these ratings and this rank need {wanted}")
+    return factors
