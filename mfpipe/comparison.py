@@ -87,9 +87,7 @@ def compare(
             for number, model in enumerate(models):
                 if way == "cluster" and isinstance(model, FactorModel):
                     # One iteration first, so that a worker's first call is not counted as fitting.
-                    executors[model.storage].half_step(
-                        model, "item", None, _start(model, prepared, "user"), -1
-                    )
+                    executors[model.storage].half_step(model, "item", None, _start(model, prepared, "user"))
                 fits[way, number] = fit_and_evaluate(
                     model, prepared, executors[model.storage], on_iteration if way == ways[-1] else ()
                 )

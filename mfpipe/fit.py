@@ -145,14 +145,14 @@ class _Loop:
         for side in ("item", "user"):
             other = getattr(self.factors, OTHER[side])
             own = getattr(self.factors, side)
-            self._settle(side, self.executor.half_step(self.model, side, own, other, 0))
+            self._settle(side, self.executor.half_step(self.model, side, own, other))
 
     def iterate(self, iteration: int, test: Pairs | None) -> dict:
         started = time.perf_counter()
         halves = []
         for side in self.model.half_steps:
             other = getattr(self.factors, OTHER[side])
-            step = self.executor.half_step(self.model, side, None, other, iteration)
+            step = self.executor.half_step(self.model, side, None, other)
             before = self.objective
             self._settle(side, step)
             if isinstance(self.model, FactorModel) and self.objective - before > self.rise_allowed:

@@ -148,9 +148,9 @@ def compile_kernels(model: Model) -> float:
     ratings = Ratings(rows, rows, np.ones(1), None, one, one)
     factors = starting_factors(model, ratings)
     with executor(ratings, model.storage, "serial", partitions=1) as here:
-        here.half_step(model, model.half_steps[0], None, factors.user, 1)
+        here.half_step(model, model.half_steps[0], None, factors.user)
         if isinstance(model, FactorModel):
-            here.half_step(model, "user", factors.user, factors.item, 1)
+            here.half_step(model, "user", factors.user, factors.item)
     model.predict(factors, rows, rows, baseline_of(ratings))
     return time.perf_counter() - started
 

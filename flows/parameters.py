@@ -1,0 +1,42 @@
+"""Types of flow parameters: what they may be is checked when a run is created."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mfpipe.models import MODELS
+
+RatingFiles = Annotated[list[str], Field(min_length=1, description="Rating files, directories or globs")]
+TestFiles = Annotated[list[str], Field(description="Test files; without any, ratings are held out")]
+HoldoutRule = Annotated[
+    str | None,
+    Field(
+        pattern=r"^((random|time):0?\.\d+|last:[1-9]\d*)$",
+        description="random:0.1, last:1 or time:0.1; only without test files",
+    ),
+]
+ModelName = Annotated[Literal[*MODELS], Field(description="The model to fit")]
+StoredName = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="Name of the model in the store"),
+]
+StorePath = Annotated[str, Field(description="Directory of the model store")]
+Cluster = Annotated[
+    str,
+    Field(
+        pattern=r"^(serial|threads|local|[a-z]+://.+)$", description="serial, threads, local or an address"
+    ),
+]
+Rank = Annotated[int, Field(ge=1, le=4096, description="Number of latent factors")]
+Regularization = Annotated[float, Field(ge=0, allow_inf_nan=False, description="λ of the objective")]
+Weighting = Annotated[Literal["uniform", "count"], Field(description="How λ is weighted over rows")]
+MaxIter = Annotated[int, Field(ge=0, description="Iterations at most")]
+Tolerance = Annotated[
+    float, Field(ge=0, allow_inf_nan=False, description="Stop when the objective falls by a smaller share")
+]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1, description="Seed of the starting factors")]
+Dtype = Annotated[Literal["float32", "float64"], Field(description="Type of the factors")]
+Count = Annotated[int | None, Field(ge=1, description="By default chosen from the cores")]
+Record = Annotated[int | None, Field(ge=0, description="Show each prediction of this test record, from 0")]

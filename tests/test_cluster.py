@@ -1,0 +1,144 @@
+"""Fits on a real Dask cluster: the work is done there, once, and comes out bit for bit the same."""
+
+import os
+import signal
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from mfpipe.errors import ClusterError, ParameterError
+from mfpipe.executors import OnCluster, connect, executor
+from mfpipe.fit import fit
+from mfpipe.models import ALS, MODELS
+from mfpipe.pipeline import Place
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def fitted(model, ratings, **options):
+    with executor(ratings, model.storage, **options) as where:
+        return fit(model, ratings, where)
+
+
+def assert_identical(one, other):
+    for mine, theirs in zip(one.factors, other.factors, strict=True):
+        assert_array_equal(mine, theirs)
+    assert one.objectives == other.objectives
+
+
+@pytest.mark.parametrize("partitions", [1, 2, 7, 64])
+def test_a_cluster_fit_is_the_serial_fit_to_the_last_bit(small, client, partitions):
+    model = ALS(5, 0.1, max_iter=3, tol=0)
+    serial = fitted(model, small, cluster="serial", partitions=1)
+    assert_identical(serial, fitted(model, small, client=client, partitions=partitions))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_fits_on_a_cluster(small, client, name):
+    model = MODELS[name]()
+    assert_identical(
+        fitted(model, small, cluster="serial"), fitted(model, small, client=client, partitions=3)
+    )
+
+
+def test_every_rating_is_processed_once_a_half_step_on_a_worker(small, client, tmp_path):
+    from dask import is_dask_collection
+
+    where = OnCluster(small, np.dtype("float64"), 6, client, tmp_path)
+    workers = set(client.scheduler_info()["workers"])
+    graph = where.graph(ALS(3, dtype="float64"), "item", None, np.ones((len(small.users), 3)))
+    assert is_dask_collection(graph)
+    names = Counter(str(key[0] if isinstance(key, tuple) else key).rsplit("-", 1)[0] for key in graph.dask)
+    assert names["update_item_factors"] == 6
+    for side in ("user", "item"):
+        assert where.frames[side].npartitions == where.blocks[side].npartitions == 6
+
+    result = fit(ALS(3, max_iter=2, tol=0, dtype="float64"), small, where)
+    for record in result.history:
+        for half in record["half_steps"]:
+            assert sum(part["ratings"] for part in half["partitions"]) == len(small)
+            assert {part["worker"] for part in half["partitions"]} <= workers
+    used = {part["worker"] for half in record["half_steps"] for part in half["partitions"]}
+    assert used == workers  # two workers share six partitions
+
+
+def test_blocks_are_built_once_and_not_again_at_each_iteration(small, client, tmp_path):
+    def built():
+        transitions = client.run_on_scheduler(
+            lambda dask_scheduler: sum(
+                1
+                for story in dask_scheduler.transition_log
+                if "build_blocks" in str(story[0]) and story[2] == "memory"
+            )
+        )
+        return transitions
+
+    where = OnCluster(small, np.dtype("float64"), 4, client, tmp_path)
+    before = built()
+    fit(ALS(3, max_iter=5, tol=0, dtype="float64"), small, where)
+    assert built() == before
+
+
+def test_a_killed_worker_costs_time_and_nothing_else(small):
+    from distributed import Client, LocalCluster
+
+    model = ALS(4, 0.1, max_iter=6, tol=0)
+    serial = fitted(model, small, cluster="serial")
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1"
+        ) as local,
+        Client(local) as client,
+        executor(small, model.storage, client=client, partitions=4) as where,
+    ):
+        (victim, *_) = client.run(os.getpid).values()
+
+        def kill(record):
+            if record["iteration"] == 3:
+                os.kill(victim, signal.SIGKILL)
+
+        result = fit(model, small, where, on_iteration=[kill])
+    assert_identical(serial, result)
+
+
+def test_an_address_where_nothing_listens_is_said_in_time():
+    started = time.monotonic()
+    with (
+        pytest.raises(ClusterError, match=r"tcp://127\.0\.0\.1:9: no Dask scheduler answers"),
+        connect("tcp://127.0.0.1:9"),
+    ):
+        pass
+    assert time.monotonic() - started < 30
+
+
+def test_an_existing_cluster_is_used_by_address_and_left_running(small, client):
+    model = ALS(3, max_iter=2, tol=0)
+    result = fitted(model, small, cluster=client.scheduler.address, partitions=3)
+    assert_identical(fitted(model, small, cluster="serial"), result)
+    assert client.submit(lambda: 1).result() == 1
+
+
+def test_the_local_cluster_and_its_dashboard_listen_on_loopback_only():
+    psutil = pytest.importorskip("psutil")
+    with connect("local", dashboard_address="127.0.0.1:0"):
+        me = psutil.Process()
+        for process in (me, *me.children(recursive=True)):
+            for connection in process.net_connections("tcp"):
+                if connection.status == psutil.CONN_LISTEN:
+                    assert connection.laddr.ip in ("127.0.0.1", "::1"), connection
+
+
+@pytest.mark.parametrize("value", ["cluster", "http:", "", "tcp:127.0.0.1"])
+def test_a_place_that_is_none_is_refused_by_name(value):
+    with pytest.raises(ParameterError, match="--cluster"):
+        Place(value)
+
+
+@pytest.mark.parametrize("name", ["workers", "threads_per_worker", "partitions"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_counts_below_one_are_refused_by_name(name, value):
+    with pytest.raises(ParameterError, match="--" + name.replace("_", "-")):
+        Place(**{name: value})

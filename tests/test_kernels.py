@@ -1,0 +1,140 @@
+"""Row solvers against the oracle, scikit-learn and their own optimality."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.linear_model import Ridge
+
+from mfpipe.models import ALS, ItemMean, UserItemMean, UserMean
+from mfpipe.models.base import Block, Factors, normal_start
+from tests import oracle
+from tests.make import block_from
+
+N_OTHER = 25
+
+
+@st.composite
+def blocks(draw):
+    """Blocks with empty rows, single ratings, giant rows and equal ratings."""
+    n_rows = draw(st.integers(0, 6))
+    sizes = draw(st.lists(st.sampled_from([0, 1, 2, 3, 7, N_OTHER]), min_size=n_rows, max_size=n_rows))
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    equal = draw(st.booleans())
+    rows = [
+        [
+            (int(c), 3.0 if equal else float(rng.integers(1, 6)))
+            for c in rng.choice(N_OTHER, size, replace=False)
+        ]
+        for size in sizes
+    ]
+    return block_from(rows)
+
+
+@settings(deadline=None, max_examples=60)
+@given(blocks(), st.integers(1, 9), st.sampled_from([1e-3, 0.1, 10.0]), st.sampled_from(["uniform", "count"]))
+def test_ridge_rows_equal_the_oracle(block, rank, regularization, weighting):
+    other = np.random.default_rng(rank).normal(size=(N_OTHER, rank))
+    model = ALS(rank=rank, regularization=regularization, weighting=weighting, dtype="float64")
+    update = model.update("user", block, other, n_ratings=50)
+    for u in range(block.n_rows):
+        mine = slice(block.indptr[u], block.indptr[u + 1])
+        x, y = other[block.columns[mine]], block.values[mine]
+        s = regularization * (50 if weighting == "uniform" else len(y))
+        expected = oracle.ridge_row(x, y, s)
+        assert_allclose(update.rows[u], expected, rtol=1e-8, atol=1e-10)
+        assert_allclose(update.squared_error[u], ((y - x @ expected) ** 2).sum(), rtol=1e-8, atol=1e-10)
+        assert_allclose(update.penalty[u], s * expected @ expected, rtol=1e-8, atol=1e-10)
+    assert (model.stationarity("user", block, update.rows, other, 50) <= 1e-10).all()
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 5, 63, 64, 65, 200])  # around the rank and the panel
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_ridge_rows_equal_scikit_learn(n, dtype):
+    rng = np.random.default_rng(n)
+    other = rng.normal(size=(300, 4)).astype(dtype)
+    block = block_from(
+        [[(int(c), float(rng.integers(1, 6))) for c in rng.choice(300, n, replace=False)]], dtype
+    )
+    model = ALS(rank=4, regularization=0.1, dtype=dtype)
+    rows = model.update("user", block, other, n).rows
+    ridge = Ridge(alpha=0.1 * n, fit_intercept=False, solver="cholesky")
+    expected = ridge.fit(other[block.columns].astype(float), block.values.astype(float)).coef_
+    assert rows.dtype == dtype
+    assert_allclose(rows[0], expected, rtol=1e-9 if dtype == "float64" else 2e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("n", "rank"), [(2, 5), (5, 5), (8, 3)])
+def test_a_singular_row_gets_the_shortest_minimiser(n, rank):
+    other = np.zeros((10, rank))
+    other[:, 0] = np.arange(10) + 1.0  # rank one, whatever `rank` says
+    block = block_from([[(c, float(c)) for c in range(n)]])
+    rows = ALS(rank=rank, regularization=0.0, dtype="float64").update("user", block, other, n).rows
+    assert_allclose(rows[0], np.linalg.lstsq(other[:n], block.values, rcond=None)[0], atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_row_does_not_depend_on_its_block(dtype):
+    rng = np.random.default_rng(0)
+    other = rng.normal(size=(80, 6)).astype(dtype)
+    rows = [
+        [(int(c), float(rng.integers(1, 6))) for c in rng.choice(80, size, replace=False)]
+        for size in (3, 0, 80, 6, 5, 70)
+    ]
+    model = ALS(rank=6, dtype=dtype)
+    whole = model.update("item", block_from(rows, dtype), other, 100)
+    for u, row in enumerate(rows):
+        alone = model.update("item", block_from([row], dtype), other, 100)
+        assert_array_equal(alone.rows[0], whole.rows[u])
+        assert alone.squared_error[0] == whole.squared_error[u]
+
+
+def test_read_only_and_strided_arrays_change_nothing():
+    rng = np.random.default_rng(0)
+    block = block_from([[(int(c), 2.0) for c in rng.choice(20, 9, replace=False)]])
+    other = rng.normal(size=(20, 8))
+    model = ALS(rank=4, dtype="float64")
+    expected = model.update("user", block, np.ascontiguousarray(other[:, ::2]), 9).rows
+    strided = other[:, ::2]
+    strided.flags.writeable = False
+    frozen = Block(block.first_row, *(array.copy() for array in block[1:]))
+    for array in frozen[1:]:
+        array.flags.writeable = False
+    assert_array_equal(model.update("user", frozen, strided, 9).rows, expected)
+
+
+def test_means_of_rows_and_their_errors():
+    block = block_from([[(0, 4.0), (1, 2.0)], [], [(1, 5.0)]])
+    update = UserMean().update("user", block, np.zeros((2, 1)), 3)
+    assert update.rows[:, 0].tolist() == [3.0, 0.0, 5.0]
+    assert update.squared_error.tolist() == [2.0, 0.0, 0.0]
+    other = np.array([[4.0], [1.0]])
+    average = UserItemMean().update("user", block, other, 3)  # predicts 3.5, 2 and 3
+    assert average.squared_error.tolist() == [0.25, 0.0, 4.0]
+    assert ItemMean.half_steps == ("item",)
+
+
+def test_starts_are_normal_and_keyed_by_id_alone():
+    hashes = np.random.default_rng(0).integers(0, 2**63, 20_000).astype(np.uint64)
+    rows = normal_start(3, "user", hashes, 5, np.dtype("float64"))
+    assert abs(rows.mean()) < 0.01
+    assert abs(rows.std() - 1) < 0.01
+    assert abs(np.corrcoef(rows.T) - np.eye(5)).max() < 0.03
+    shuffled = np.random.default_rng(1).permutation(len(hashes))
+    assert_array_equal(normal_start(3, "user", hashes[shuffled], 5, np.dtype("float64")), rows[shuffled])
+    assert_array_equal(normal_start(3, "user", hashes, 3, np.dtype("float64")), rows[:, :3])
+    for seed, side in ((4, "user"), (3, "item")):
+        assert not (normal_start(seed, side, hashes, 5, np.dtype("float64")) == rows).any()
+
+
+def test_predictions_of_cold_pairs_are_what_is_known():
+    from mfpipe.models.base import Baseline
+
+    baseline = Baseline(3.0, np.array([2.0]), np.array([4.0]))
+    factors = Factors(np.array([[2.0]]), np.array([[1.5]]))
+    users, items = np.array([0, 0, -1, -1], np.int32), np.array([0, -1, 0, -1], np.int32)
+    model = ALS(rank=1, dtype="float64")
+    assert model.predict(factors, users, items, baseline).tolist() == [3.0, 2.0, 4.0, 3.0]
+    zero = ALS(rank=1, dtype="float64", cold="zero")
+    assert zero.predict(factors, users, items, baseline).tolist() == [3.0, 0.0, 0.0, 0.0]

@@ -1,0 +1,77 @@
+"""Imports point one way."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Each room, and the rooms it may import from (besides errors, ids and itself).
+ALLOWED = {
+    "errors": set(),
+    "ids": set(),
+    "kernels": set(),
+    "models": {"kernels"},
+    "sources": set(),
+    "reading": {"sources"},
+    "ratings": {"sources", "reading"},
+    "dataset": {"sources", "ratings"},
+    "partition": {"models", "ratings"},
+    "executors": {"models", "partition", "ratings"},
+    "fit": {"models", "executors", "ratings"},
+    "fitted": {"models", "fit", "ratings"},
+    "evaluate": {"kernels", "fitted", "ratings"},
+    "recommend": {"sources", "reading", "ratings", "fitted"},
+    "store": {"models", "fitted"},
+    "plots": set(),
+    "report": {"plots", "models", "fitted", "store"},
+    "synth": set(),
+    "progress": set(),
+    "tables": set(),
+    "pipeline": {"models", "ratings", "dataset", "executors", "fit", "fitted", "evaluate", "store"},
+    "comparison": {"pipeline", "models", "executors", "ratings"},
+    "demo": {"comparison", "pipeline", "dataset", "models", "report", "store"},
+    "estimators": {"models", "executors", "fit", "fitted", "ratings", "store"},
+}
+ANYONE = {"errors", "ids"}
+TOP = {"cli", "__init__", "__main__"}
+DASK_IN = {"partition", "executors"}
+
+
+def modules():
+    for path in sorted((ROOT / "mfpipe").rglob("*.py")):
+        relative = path.relative_to(ROOT / "mfpipe")
+        yield relative.parts[0].removesuffix(".py"), path
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names if node.module == "mfpipe")
+
+
+@pytest.mark.parametrize(("room", "path"), list(modules()), ids=lambda value: getattr(value, "stem", value))
+def test_rooms_import_only_what_lies_below_them(room, path):
+    names = set(imported(path))
+    assert not {
+        name for name in names if name.split(".")[0] in ("mfpipe_flows", "flows", "dashboards", "prefect")
+    }
+    if room not in DASK_IN:
+        assert not {name for name in names if name.split(".")[0] in ("dask", "distributed")}
+    if room in TOP:
+        return
+    rooms = {name.split(".")[1] for name in names if name.startswith("mfpipe.")}
+    assert rooms <= ALLOWED[room] | ANYONE | {room} | {"__version__"}
+
+
+def test_light_imports_stay_light():
+    import subprocess
+    import sys
+
+    code = "import mfpipe.cli, sys; print([m for m in ('pandas', 'dask', 'distributed', 'sklearn', 'bokeh', 'prefect') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
