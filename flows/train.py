@@ -51,7 +51,7 @@ def _summary(record: dict) -> str:
     test, data = record["test"], record["data"]
     rows = {
         "model": record["model"],
-        "trained on": f"{data['n_ratings']:,} ratings of {data['n_users']:,} users, {data['n_items']:,} items",
+        "trained on": f"{data['n_ratings']:,} ratings, {data['n_users']:,} users, {data['n_items']:,} items",
         "objective": f"{record['objective']:.8g}",
         "iterations": f"{record['n_iter']}, {'converged' if record['converged'] else 'not converged'}",
         "train RMSE": f"{record['train_rmse']:.6f} stars",

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 4
-CONNECT_SECONDS = 15
+CONNECT_SECONDS = 10
 
 
 class Part(NamedTuple):

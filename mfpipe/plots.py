@@ -31,6 +31,8 @@ def _lines(plot: figure, data: Mapping[str, Sequence], x: str, series: dict[str,
         HoverTool(tooltips=[(x, f"@{x}")] + [(legend, f"@{name}") for name, (legend, _) in series.items()])
     )
     plot.legend.click_policy = "hide"
+    plot.legend.orientation = "horizontal"
+    plot.add_layout(plot.legend[0], "above")
     return plot
 
 

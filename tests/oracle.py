@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-SAME = dict(rtol=0, atol=0)  # exact
-TIGHT = dict(rtol=1e-9, atol=1e-12)  # float64 against another order of summation
-
 
 def weights(counts, weighting):
     """W of each row: 1, or its number of ratings over all."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -113,7 +114,7 @@ def test_it_stops_by_tolerance_and_says_so(small):
     before, last = result.history[-2]["objective"], result.history[-1]["objective"]
     assert (before - last) / before < 1e-3
     earlier = [record["objective"] for record in result.history[:-1]]
-    assert all((a - b) / a >= 1e-3 for a, b in zip(earlier[:-1], earlier[1:], strict=True))
+    assert all((a - b) / a >= 1e-3 for a, b in pairwise(earlier))
     assert not result.warnings
 
 

@@ -68,7 +68,9 @@ def test_als_is_the_same_in_threads_and_on_a_cluster_in_any_pieces(netflix, clie
 def test_the_largest_useful_regularization(netflix):
     ratings, _ = netflix
     columns = ratings.user, ratings.item, ratings.rating
-    assert ALS(weighting="uniform").largest_useful_regularization(*columns) == pytest.approx(0.0059324, rel=1e-4)
+    assert ALS(weighting="uniform").largest_useful_regularization(*columns) == pytest.approx(
+        0.0059324, rel=1e-4
+    )
     assert ALS(weighting="count").largest_useful_regularization(*columns) == pytest.approx(4.2161, rel=1e-4)
 
 

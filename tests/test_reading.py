@@ -86,7 +86,7 @@ def test_a_blank_id_is_left_out_and_changes_no_other(tmp_path, blank):
 def test_control_characters_never_become_ids(tmp_path, bad):
     ratings, report = read(tmp_path, lines("1,1,3,", f"{bad},1,4,"))
     assert ratings.users.texts.to_pylist() == ["1"]
-    assert list(report.reasons)[0].endswith("control character")
+    assert next(iter(report.reasons)).endswith("control character")
 
 
 # Ratings
