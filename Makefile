@@ -5,10 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-all check bench lock clean
+.PHONY: demo flows test test-all check bench lock clean
 
 demo: .stamps/core
 	$(BIN)/mfpipe demo
+
+flows: .stamps/dev
+	@echo "Prefect is in $(BIN); README.md says how to start it."
 
 test: .stamps/dev
 	$(BIN)/python -m pytest --cov --cov-report=term -m "not slow"
