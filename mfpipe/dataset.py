@@ -134,7 +134,7 @@ def _write(ratings: Ratings, report: dict, source: dict, out: Path) -> None:
     os.replace(aside, out / "dataset.json")
     _flush(out)
     for old in out.glob("content-*"):
-        if old != content:
+        if old.name != content.name:
             shutil.rmtree(old)
 
 

@@ -240,7 +240,14 @@ def test_a_signal_ends_the_run_with_its_code_and_leaves_nothing(tmp_path, number
     command = [sys.executable, "-m", "mfpipe", "train", TRAIN, "--cluster", cluster, "--tol", "0", "-v"]
     command += ["--max-iter", "1000000", "--dashboard-address", "127.0.0.1:0"]
     env = os.environ | {"TMPDIR": str(tmp_path)}
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=env)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # a background job ignores Ctrl-C
+    )
     for line in process.stderr:
         if "iteration 3/" in line:
             break

@@ -111,3 +111,12 @@ def ingest_text(text):
 
     with tempfile.TemporaryDirectory() as folder:
         return ingest([write(Path(folder) / "r.csv", "user,item,rating\n" + text)])
+
+
+def test_a_relative_directory_keeps_what_was_just_written(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    from pathlib import Path
+
+    for _ in range(2):
+        dataset.ingest_to([source], Path("out"))
+        assert dataset.read(Path("out"))[0].fingerprint() == ingest([source])[0].fingerprint()
