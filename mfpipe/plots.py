@@ -40,7 +40,7 @@ def objective(history: dict[str, list]) -> figure:
     """The objective after each half-step."""
     plot = _figure("iteration", "objective", y_axis_type="log")
     series = {
-        f"{side}_objective": (f"after the {side} half-step", SIDE_COLOURS[side]) for side in ("item", "user")
+        f"{side}_objective": (f"after {side}s", SIDE_COLOURS[side]) for side in ("item", "user")
     }
     return _lines(plot, history, "iteration", {k: v for k, v in series.items() if k in history})
 
