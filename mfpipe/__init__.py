@@ -6,7 +6,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_ESTIMATORS = ("ALS", "ItemMean", "UserItemMean", "UserMean", "load")
+_ESTIMATORS = ("ALS", "BiasedALS", "ItemMean", "LassoMF", "UserItemMean", "UserMean", "load")
 __all__ = [*_ESTIMATORS, "__version__"]
 
 

@@ -231,9 +231,12 @@ def _params(parser: argparse.ArgumentParser) -> None:
     fields = {field.name: field for model in MODELS.values() for field in dataclasses.fields(model)}
     for name, field in fields.items():
         text = f"{field.metadata['help']} (default: {field.default})"
-        group.add_argument(
-            flag(name), dest=f"param_{name}", type=kinds[str(field.type)], metavar="X", help=text
+        how = (
+            {"action": "store_true"}
+            if field.type == "bool"
+            else {"type": kinds[str(field.type)], "metavar": "X"}
         )
+        group.add_argument(flag(name), dest=f"param_{name}", default=None, help=text, **how)
 
 
 def _place(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from mfpipe.errors import ParameterError
 from mfpipe.executors import connect, executor
+from mfpipe.fit import starting_factors
 from mfpipe.models import FactorModel, Model
 from mfpipe.pipeline import (
     Callbacks,
@@ -87,7 +88,8 @@ def compare(
             for number, model in enumerate(models):
                 if way == "cluster" and isinstance(model, FactorModel):
                     # One iteration first, so that a worker's first call is not counted as fitting.
-                    executors[model.storage].half_step(model, "item", None, _start(model, prepared, "user"))
+                    start = starting_factors(model, prepared.ratings)
+                    executors[model.storage].half_step(model, "item", start.item, start.user)
                 fits[way, number] = fit_and_evaluate(
                     model, prepared, executors[model.storage], on_iteration if way == ways[-1] else ()
                 )
@@ -101,10 +103,6 @@ def compare(
     timings["total"] = time.perf_counter() - started
     trained = {model.name: fits[ways[-1], number] for number, model in enumerate(models)}
     return Comparison(systems, trained, prepared, timings)
-
-
-def _start(model: Model, prepared: Prepared, side: str) -> np.ndarray:
-    return model.start(side, getattr(prepared.ratings, side + "s").hashes)
 
 
 @contextlib.contextmanager
@@ -176,6 +174,6 @@ def _sparsity(trained: Trained) -> float | None:
     """The share of factors that are exactly zero; None for a model without factors."""
     if not isinstance(trained.fit.model, FactorModel):
         return None
-    factors = trained.fitted.factors
+    factors = [rows[:, -trained.fit.model.rank :] for rows in trained.fitted.factors]
     zeros = sum(int((rows == 0).sum()) for rows in factors)
     return zeros / max(1, sum(rows.size for rows in factors))

@@ -133,7 +133,18 @@ class UserItemMean(_Estimator):
     _model = models.UserItemMean
 
 
-class ALS(_Estimator):
+class _Factors(_Estimator):
+    """What the estimators with factors share."""
+
+    def _keep(self, fitted: FittedModel):
+        rank = fitted.model.params["rank"]
+        self.user_factors_, self.item_factors_ = (rows[:, -rank:] for rows in fitted.factors)
+        if fitted.model.columns()[0] == "bias":
+            self.user_biases_, self.item_biases_ = (rows[:, 0] for rows in fitted.factors)
+        return super()._keep(fitted)
+
+
+class ALS(_Factors):
     """Matrix factorisation with a ridge penalty, by alternating least squares.
 
     Minimises  (1/N) Σ (r − p·q)² + λ Σ_u w_u ‖p_u‖² + λ Σ_i w_i ‖q_i‖².
@@ -152,6 +163,8 @@ class ALS(_Estimator):
     random_state : int, default 0
         Keys the start, together with each id; see `init`.
     dtype : {'float32', 'float64'}, default 'float32'
+    nonnegative : bool, default False
+        Keep every factor at zero or above.
     cold : {'fallback', 'zero'}, default 'fallback'
         Prediction for an unseen id: the mean of the known side, or 0.
     init : tuple of ndarray, optional
@@ -178,6 +191,7 @@ class ALS(_Estimator):
         tol=1e-4,
         random_state=0,
         dtype="float32",
+        nonnegative=False,
         cold="fallback",
         init=None,
     ):
@@ -188,15 +202,116 @@ class ALS(_Estimator):
         self.tol = tol
         self.random_state = random_state
         self.dtype = dtype
+        self.nonnegative = nonnegative
         self.cold = cold
         self.init = init
 
-    def _keep(self, fitted: FittedModel):
-        self.user_factors_, self.item_factors_ = fitted.factors
-        return super()._keep(fitted)
+
+class BiasedALS(_Factors):
+    """Biases and matrix factorisation, r̂ = μ + b_u + b_i + p·q, by block coordinate descent.
+
+    Parameters
+    ----------
+    rank, regularization, weighting, max_iter, tol, random_state, dtype, nonnegative, init
+        See `ALS`; `init` takes factors without biases, which start at zero.
+    bias_regularization : float, default 0
+        λ_b ≥ 0 of the biases.
+    block_order : {'joint', 'separate'}, default 'joint'
+        Solve a bias and its factors together, or one after the other.
+
+    Attributes
+    ----------
+    user_factors_, item_factors_ : ndarray, shape (rows, rank)
+    user_biases_, item_biases_ : ndarray, shape (rows,)
+        In stars; Σ n_i b_i = 0 in each connected component where they are not penalised.
+
+    References
+    ----------
+    Koren, Bell, Volinsky: Matrix factorization techniques for recommender systems, Computer 42(8), 2009.
+    """
+
+    _model = models.BiasedALS
+
+    def __init__(
+        self,
+        rank=10,
+        regularization=0.05,
+        weighting="count",
+        max_iter=50,
+        tol=1e-4,
+        random_state=0,
+        dtype="float32",
+        bias_regularization=0.0,
+        block_order="joint",
+        nonnegative=False,
+        init=None,
+    ):
+        self.rank = rank
+        self.regularization = regularization
+        self.weighting = weighting
+        self.max_iter = max_iter
+        self.tol = tol
+        self.random_state = random_state
+        self.dtype = dtype
+        self.bias_regularization = bias_regularization
+        self.block_order = block_order
+        self.nonnegative = nonnegative
+        self.init = init
 
 
-ESTIMATORS = {cls._model.name: cls for cls in (UserMean, ItemMean, UserItemMean, ALS)}
+class LassoMF(_Factors):
+    """Matrix factorisation with a lasso or elastic-net penalty, by coordinate descent in each row.
+
+    Parameters
+    ----------
+    rank, regularization, weighting, max_iter, tol, random_state, dtype, nonnegative, cold, init
+        See `ALS`.
+    l1_ratio : float in [0, 1], default 1
+        α of the penalty α‖p‖₁ + (1 − α)‖p‖².
+    balance : bool, default False
+        Rescale both sides between iterations to the least penalty; for l1_ratio 0 or 1.
+
+    Attributes
+    ----------
+    user_factors_, item_factors_ : ndarray, shape (rows, rank)
+
+    References
+    ----------
+    Zou, Hastie: Regularization and variable selection via the elastic net, J. R. Statist. Soc. B 67, 2005.
+    """
+
+    _model = models.LassoMF
+
+    def __init__(
+        self,
+        rank=10,
+        regularization=0.05,
+        weighting="count",
+        max_iter=50,
+        tol=1e-4,
+        random_state=0,
+        dtype="float32",
+        l1_ratio=1.0,
+        nonnegative=False,
+        balance=False,
+        cold="fallback",
+        init=None,
+    ):
+        self.rank = rank
+        self.regularization = regularization
+        self.weighting = weighting
+        self.max_iter = max_iter
+        self.tol = tol
+        self.random_state = random_state
+        self.dtype = dtype
+        self.l1_ratio = l1_ratio
+        self.nonnegative = nonnegative
+        self.balance = balance
+        self.cold = cold
+        self.init = init
+
+
+ESTIMATORS = {cls._model.name: cls for cls in (UserMean, ItemMean, UserItemMean, LassoMF, BiasedALS, ALS)}
 
 
 def load(name: str, store: str | Path = "mfpipe-store"):
@@ -261,8 +376,10 @@ def _id_array(ids: IdMap) -> np.ndarray:
 
 def _start(init, n_users: int, n_items: int, model: Model) -> Factors:
     factors = Factors(*(np.asarray(rows, model.storage) for rows in init))
-    wanted = ((n_users, len(model.columns())), (n_items, len(model.columns())))
+    rank = model.params["rank"]
+    wanted = ((n_users, rank), (n_items, rank))
     found = tuple(rows.shape for rows in factors)
     if found != wanted:
         raise RatingsError(f"init has arrays of shape {found}; these ratings and this rank need {wanted}")
-    return factors
+    biases = len(model.columns()) - rank
+    return Factors(*(np.pad(rows, ((0, 0), (biases, 0))) for rows in factors))

@@ -16,13 +16,15 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from mfpipe.errors import ClusterError, ParameterError
-from mfpipe.models.base import Block, FactorModel, Model, Update
+from mfpipe.models import FactorModel, Model
+from mfpipe.models.base import Block, Totals, Update
 from mfpipe.partition import block_of, frame, group, split, write
 from mfpipe.ratings import Ratings
 
@@ -60,21 +62,28 @@ class Executor(Protocol):
     cluster: str
     workers: int
 
-    def half_step(self, model: Model, side: str, own: np.ndarray | None, other: np.ndarray) -> HalfStep:
-        """Update every row of `side`; with `own` given, only evaluate those rows instead."""
+    def half_step(
+        self, model: Model, side: str, own: np.ndarray, other: np.ndarray, evaluate: bool = False
+    ) -> HalfStep:
+        """Update every row of `side` with `other` fixed, or only evaluate the rows it has."""
 
 
 def update_block(
-    block: Block, model: Model, side: str, own, other: np.ndarray, n_ratings: int, worker: str
+    block: Block, model: Model, side: str, own, other: np.ndarray, totals: Totals, evaluate: bool, worker: str
 ) -> Part:
-    """Update, or with `own` given evaluate, one block, and time it."""
+    """Update or evaluate one block, and time it; `own` holds the rows of the whole side, or none."""
     started = time.perf_counter()
-    if own is None:
-        update = model.update(side, block, other, n_ratings)
-    else:
+    mine = own[block.first_row : block.first_row + block.n_rows]
+    if evaluate:
         assert isinstance(model, FactorModel)
-        update = model.evaluate(side, block, own, other, n_ratings)
+        update = model.evaluate(side, block, mine, other, totals)
+    else:
+        update = model.update(side, block, mine, other, totals)
     return Part(update, time.perf_counter() - started, len(block.values), worker)
+
+
+def _totals(ratings: Ratings) -> Totals:
+    return Totals(len(ratings), float(ratings.rating.mean()))
 
 
 def _gathered(parts: list[Part], seconds: float) -> HalfStep:
@@ -105,12 +114,12 @@ class InProcess:
         self.cluster = "serial" if workers == 1 else "threads"
         self.workers = workers
         self._blocks = {side: split(group(ratings, side, dtype), n_partitions) for side in ("user", "item")}
-        self._n_ratings = len(ratings)
+        self._totals = _totals(ratings)
         self._pool = ThreadPoolExecutor(workers, "mfpipe") if workers > 1 else None
 
-    def half_step(self, model, side, own, other) -> HalfStep:
+    def half_step(self, model, side, own, other, evaluate=False) -> HalfStep:
         def run(block: Block) -> Part:
-            return update_block(block, model, side, own, other, self._n_ratings, "this process")
+            return update_block(block, model, side, own, other, self._totals, evaluate, "this process")
 
         started = time.perf_counter()
         parts = list((self._pool.map if self._pool else map)(run, self._blocks[side]))
@@ -129,14 +138,22 @@ def build_blocks(part, first_row: int, n_rows: int) -> list[Block]:
     return [block_of(part, first_row, n_rows)]
 
 
-def update_user_factors(blocks, model, own, other, n_ratings) -> list[Part]:
+def update_user_factors(blocks, model, own, other, totals) -> list[Part]:
     """The user half-step of one partition, on a worker."""
-    return [update_block(block, model, "user", own, other, n_ratings, _this_worker()) for block in blocks]
+    return [update_block(block, model, "user", own, other, totals, False, _this_worker()) for block in blocks]
 
 
-def update_item_factors(blocks, model, own, other, n_ratings) -> list[Part]:
+def update_item_factors(blocks, model, own, other, totals) -> list[Part]:
     """The item half-step of one partition, on a worker."""
-    return [update_block(block, model, "item", own, other, n_ratings, _this_worker()) for block in blocks]
+    return [update_block(block, model, "item", own, other, totals, False, _this_worker()) for block in blocks]
+
+
+_UPDATES = {"user": update_user_factors, "item": update_item_factors}
+
+
+def evaluate_factors(blocks, model, side, own, other, totals) -> list[Part]:
+    """The errors of one partition's rows as they are, on a worker."""
+    return [update_block(block, model, side, own, other, totals, True, _this_worker()) for block in blocks]
 
 
 def _this_worker() -> str:
@@ -168,7 +185,7 @@ class OnCluster:
         self.client = client
         self.cluster = client.scheduler_info()["address"]
         self.workers = sum(client.nthreads().values())
-        self._n_ratings = len(ratings)
+        self._totals = _totals(ratings)
         self.frames, self.blocks = {}, {}
         for side in ("user", "item"):
             specs = write(split(group(ratings, side, dtype), n_partitions), side, directory)
@@ -187,17 +204,17 @@ class OnCluster:
                 "file system that all workers share (set TMPDIR to one)"
             ) from error
 
-    def half_step(self, model, side, own, other) -> HalfStep:
+    def half_step(self, model, side, own, other, evaluate=False) -> HalfStep:
         started = time.perf_counter()
         with warnings.catch_warnings():
             # Dask advises scattering large arguments; see `graph` for why these travel with it.
             warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
             parts = self._with_retries(
-                lambda: self.graph(model, side, own, other).compute(scheduler=self.client)
+                lambda: self.graph(model, side, own, other, evaluate).compute(scheduler=self.client)
             )
         return _gathered(parts, time.perf_counter() - started)
 
-    def graph(self, model: Model, side: str, own, other: np.ndarray):
+    def graph(self, model: Model, side: str, own: np.ndarray, other: np.ndarray, evaluate: bool = False):
         """The half-step as a Dask collection.
 
         The factors are part of the graph, once, so that the scheduler can give them to another worker
@@ -207,14 +224,14 @@ class OnCluster:
         """
         from dask import delayed
 
-        update = update_user_factors if side == "user" else update_item_factors
+        update = partial(evaluate_factors, side=side) if evaluate else _UPDATES[side]
         name = f"{{}}-{uuid.uuid4().hex}"
         return self.blocks[side].map_partitions(
             update,
             model=model,
-            own=None if own is None else delayed(own, name=name.format("own_factors"), pure=False),
+            own=delayed(own, name=name.format("own_factors"), pure=False),
             other=delayed(other, name=name.format("other_factors"), pure=False),
-            n_ratings=self._n_ratings,
+            totals=self._totals,
         )
 
     def _with_retries(self, run: Callable[[], list[Part]]) -> list[Part]:

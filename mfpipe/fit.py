@@ -12,11 +12,14 @@ import pyarrow as pa
 
 from mfpipe.errors import NumericError
 from mfpipe.executors import Executor, HalfStep
-from mfpipe.models.base import Baseline, FactorModel, Factors, Model
+from mfpipe.kernels import readonly
+from mfpipe.kernels.pairs import dot_pairs
+from mfpipe.models import FactorModel, Model
+from mfpipe.models.base import Baseline, Factors, Totals
 from mfpipe.ratings import Ratings
 
 RISE_ALLOWED = {"float32": 1e-5, "float64": 1e-12}  # times yᵀy/N
-COLLAPSED = 1e-3  # share of yᵀy a fit must explain before its regularization is beyond suspicion
+COLLAPSED = 1e-3  # mean square of p·q, as a share of the train RMSE's, below which a fit is suspected
 OTHER = {"user": "item", "item": "user"}
 
 
@@ -125,7 +128,7 @@ def fit(
             break
     result.factors, result.objective, result.train_rmse = loop.factors, loop.objective, loop.train_rmse
     result.seconds = time.perf_counter() - began
-    result.warnings = _warnings(result, ratings)
+    result.warnings = _warnings(result, ratings, factors)
     return result
 
 
@@ -137,22 +140,31 @@ class _Loop:
         self.factors, self.baseline = factors, baseline
         self.objective = self.train_rmse = math.nan
         self.penalty = {"user": 0.0, "item": 0.0}
+        self.totals = Totals(len(ratings), baseline.global_mean)
+        self.counts = Factors(np.bincount(ratings.user), np.bincount(ratings.item))
+        self.components = model.gauge(ratings.user, ratings.item) if isinstance(model, FactorModel) else None
         squares = float(ratings.rating @ ratings.rating) / len(ratings)
         self.rise_allowed = RISE_ALLOWED[model.storage.name] * squares
 
     def evaluate_start(self) -> None:
         """The objective of the start, before anything is updated."""
         for side in ("item", "user"):
-            other = getattr(self.factors, OTHER[side])
-            own = getattr(self.factors, side)
-            self._settle(side, self.executor.half_step(self.model, side, own, other))
+            self._settle(side, self._half_step(side, evaluate=True))
+
+    def _half_step(self, side: str, evaluate: bool = False) -> HalfStep:
+        own = getattr(self.factors, side)
+        if not (evaluate or self.model.warm_starts):
+            own = own[:0]  # not read, so not sent
+        return self.executor.half_step(self.model, side, own, getattr(self.factors, OTHER[side]), evaluate)
 
     def iterate(self, iteration: int, test: Pairs | None) -> dict:
         started = time.perf_counter()
         halves = []
+        if isinstance(self.model, FactorModel) and self.model.balances and iteration > 1:
+            self.factors = self.model.balanced(self.factors, self.counts, self.totals)
+            self.penalty["user"] = self.model.side_penalty(self.factors.user, self.counts.user, self.totals)
         for side in self.model.half_steps:
-            other = getattr(self.factors, OTHER[side])
-            step = self.executor.half_step(self.model, side, None, other)
+            step = self._half_step(side)
             before = self.objective
             self._settle(side, step)
             if isinstance(self.model, FactorModel) and self.objective - before > self.rise_allowed:
@@ -160,6 +172,8 @@ class _Loop:
                     f"iteration {iteration}, {side} half-step: the objective rose from {before!r} to "
                     f"{self.objective!r}; this is a bug in mfpipe, please report it with the parameters"
                 )
+            if side == "item" and self.components is not None:
+                self.factors = self.model.gauged(self.factors, self.components, self.counts.item)
             halves.append(
                 {
                     "side": side,
@@ -198,19 +212,18 @@ class _Loop:
         return float(np.sqrt(np.mean((test.rating - predicted) ** 2)))
 
 
-def _warnings(result: Fit, ratings: Ratings) -> list[str]:
+def _warnings(result: Fit, ratings: Ratings, start: Factors) -> list[str]:
     model = result.model
     found: list[str] = []
     if not isinstance(model, FactorModel):
         return found
-    squares = float(ratings.rating @ ratings.rating) / len(ratings)
-    if result.train_rmse**2 > (1 - COLLAPSED) * squares:
-        bound = model.largest_useful_regularization(ratings.user, ratings.item, ratings.rating)
-        if bound is not None and model.regularization >= bound:
-            found.append(
-                f"all factors collapsed to zero: --regularization {model.regularization:g} is not below "
-                f"{bound:.5g}, the largest useful one for these ratings with {model.weighting} weighting"
-            )
+    dots = np.zeros(len(ratings))
+    factors = (rows[:, -model.rank :] for rows in result.factors)
+    dot_pairs(*readonly(ratings.user, ratings.item, *factors), dots)
+    if np.mean(dots**2) < COLLAPSED * result.train_rmse**2:
+        reason = model.collapse(ratings.user, ratings.item, ratings.rating, start)
+        if reason:
+            found.append(f"all factors collapsed to zero: {reason}")
     if not result.converged and model.max_iter:
         found.append(
             f"not converged after {model.max_iter} iterations: the last one still lowered the objective by "

@@ -21,8 +21,8 @@ from mfpipe.executors import executor
 from mfpipe.fit import Fit, Pairs, baseline_of, fit, starting_factors
 from mfpipe.fitted import FittedModel
 from mfpipe.ids import IdMap
-from mfpipe.models import MODELS
-from mfpipe.models.base import FactorModel, Model, flag
+from mfpipe.models import MODELS, FactorModel, Model
+from mfpipe.models.base import flag
 from mfpipe.ratings import Ratings, Rules, TestRatings, ingest, read_test
 from mfpipe.store import Store, Version, parse_name
 
@@ -148,9 +148,9 @@ def compile_kernels(model: Model) -> float:
     ratings = Ratings(rows, rows, np.ones(1), None, one, one)
     factors = starting_factors(model, ratings)
     with executor(ratings, model.storage, "serial", partitions=1) as here:
-        here.half_step(model, model.half_steps[0], None, factors.user)
+        here.half_step(model, model.half_steps[0], factors.item, factors.user)
         if isinstance(model, FactorModel):
-            here.half_step(model, "user", factors.user, factors.item)
+            here.half_step(model, "user", factors.user, factors.item, evaluate=True)
     model.predict(factors, rows, rows, baseline_of(ratings))
     return time.perf_counter() - started
 

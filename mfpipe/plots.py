@@ -39,9 +39,7 @@ def _lines(plot: figure, data: Mapping[str, Sequence], x: str, series: dict[str,
 def objective(history: dict[str, list]) -> figure:
     """The objective after each half-step."""
     plot = _figure("iteration", "objective", y_axis_type="log")
-    series = {
-        f"{side}_objective": (f"after {side}s", SIDE_COLOURS[side]) for side in ("item", "user")
-    }
+    series = {f"{side}_objective": (f"after {side}s", SIDE_COLOURS[side]) for side in ("item", "user")}
     return _lines(plot, history, "iteration", {k: v for k, v in series.items() if k in history})
 
 

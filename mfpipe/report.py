@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from bokeh.embed import components
 from bokeh.plotting import figure
 from bokeh.resources import Resources
@@ -17,7 +18,8 @@ from jinja2 import Environment
 from mfpipe import plots
 from mfpipe.errors import StoreError
 from mfpipe.fitted import FittedModel
-from mfpipe.models.base import FactorModel, flag
+from mfpipe.models import FactorModel
+from mfpipe.models.base import flag
 from mfpipe.store import Version
 
 
@@ -103,21 +105,25 @@ PANELS = [
     Panel(
         "Norms of user factors",
         lambda s: _zeros(s, "user"),
-        lambda s: plots.norms(s.fitted.factors.user, "user"),
+        lambda s: plots.norms(_factors(s, "user"), "user"),
         _has_factors,
     ),
     Panel(
         "Norms of item factors",
         lambda s: _zeros(s, "item"),
-        lambda s: plots.norms(s.fitted.factors.item, "item"),
+        lambda s: plots.norms(_factors(s, "item"), "item"),
         _has_factors,
     ),
 ]
 
 
+def _factors(stored: Stored, side: str) -> np.ndarray:
+    """One side's factors without its biases."""
+    return getattr(stored.fitted.factors, side)[:, -stored.version.manifest["params"]["rank"] :]
+
+
 def _zeros(stored: Stored, side: str) -> str:
-    rows = getattr(stored.fitted.factors, side)
-    return f"{100 * (rows == 0).mean():.1f} % of the {side} factors are exactly zero."
+    return f"{100 * (_factors(stored, side) == 0).mean():.1f} % of the {side} factors are exactly zero."
 
 
 def write_report(version: Version, path: Path) -> None:
@@ -178,5 +184,6 @@ def _command(manifest: dict[str, Any]) -> str:
     words += ["--test", *data["test"]] if "test" in data else ["--holdout", data["holdout"]]
     words += ["--model", manifest["model"], "--name", manifest["name"], "--cluster", place["cluster"]]
     for name, value in manifest["params"].items():
-        words += [flag(name), str(value)]
+        if value is not False:
+            words += [flag(name)] if value is True else [flag(name), str(value)]
     return shlex.join(words)

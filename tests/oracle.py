@@ -1,4 +1,7 @@
-"""Slow and obvious: what the formulas of the objective say, in plain loops of numpy."""
+"""Slow and obvious: what the formulas of the objective say, in plain loops of numpy.
+
+A row is its factors, or with biases its bias followed by its factors.
+"""
 
 from __future__ import annotations
 
@@ -10,37 +13,94 @@ def weights(counts, weighting):
     return np.ones(len(counts)) if weighting == "uniform" else counts / counts.sum()
 
 
-def objective(user, item, rating, p, q, regularization, weighting):
-    """J = (1/N) Σ (r − p·q)² + λ Σ w ‖p‖² + λ Σ w ‖q‖²."""
-    error = sum((r - p[u] @ q[i]) ** 2 for u, i, r in zip(user, item, rating, strict=True)) / len(rating)
-    w_u = weights(np.bincount(user, minlength=len(p)), weighting)
-    w_i = weights(np.bincount(item, minlength=len(q)), weighting)
-    return error + regularization * (w_u @ (p**2).sum(axis=1) + w_i @ (q**2).sum(axis=1))
+def predicted(p, q, mean, biased):
+    """r̂ of one pair."""
+    return mean + p[0] + q[0] + p[1:] @ q[1:] if biased else p @ q
 
 
-def ridge_row(x, y, s):
-    """Argmin ‖y − Xp‖² + s‖p‖²; the shortest one where it is not unique; zeros without ratings."""
+def phi(rows, l1_ratio):
+    return l1_ratio * np.abs(rows).sum(axis=1) + (1 - l1_ratio) * (rows**2).sum(axis=1)
+
+
+def objective(user, item, rating, p, q, model):
+    """J = (1/N) Σ (r − r̂)² + Σ_sides Σ_rows w (λ φ(factors) + λ_b bias²)."""
+    biased, mean = model.biased, rating.mean()
+    pairs = zip(user, item, rating, strict=True)
+    total = sum((r - predicted(p[u], q[i], mean, biased)) ** 2 for u, i, r in pairs) / len(rating)
+    for rows, index in ((p, user), (q, item)):
+        w = weights(np.bincount(index, minlength=len(rows)), model.weighting)
+        total += model.regularization * (w @ phi(rows[:, -model.rank :], model.l1_share))
+        if biased:
+            total += model.bias_regularization * (w @ rows[:, 0] ** 2)
+    return total
+
+
+def quadratic_row(x, y, penalties):
+    """Argmin ‖y − Xp‖² + Σ penalties p²; the shortest one where it is not unique; zeros without ratings."""
     if len(y) == 0:
         return np.zeros(x.shape[1])
-    if s == 0:
-        return np.linalg.lstsq(x, y, rcond=None)[0]
-    return np.linalg.solve(x.T @ x + s * np.eye(x.shape[1]), x.T @ y)
+    stacked = np.vstack((x, np.diag(np.sqrt(penalties))))
+    return np.linalg.lstsq(stacked, np.concatenate((y, np.zeros(x.shape[1]))), rcond=None)[0]
 
 
-def als(user, item, rating, p, q, regularization, weighting, iterations):
-    """Alternating least squares, item half-step first; the factors, and J at the start and after each."""
-    p, q, n = p.copy(), q.copy(), len(rating)
-    trajectory = [objective(user, item, rating, p, q, regularization, weighting)]
-    for _ in range(iterations):
-        for own, other, rows, columns in ((q, p, item, user), (p, q, user, item)):
-            counts = np.bincount(rows, minlength=len(own))
-            s = regularization * n * weights(counts, weighting)
+def descent_row(x, y, p, s, l1_ratio, nonnegative, bias_penalty=None):
+    """Argmin ‖y − Xp‖² + s(α‖p‖₁ + (1 − α)‖p‖²) by coordinate descent from p, to the last bit it can."""
+    p = p.copy()
+    if len(y) == 0:
+        return np.zeros(len(p))
+    for _ in range(100_000):
+        before = p.copy()
+        for k in range(len(p)):
+            is_bias = bias_penalty is not None and k == 0
+            lasso, ridge = (0.0, bias_penalty) if is_bias else (s * l1_ratio / 2, s * (1 - l1_ratio))
+            curvature = x[:, k] @ x[:, k] + ridge
+            reach = x[:, k] @ (y - x @ p) + (x[:, k] @ x[:, k]) * p[k]
+            if nonnegative and not is_bias:
+                p[k] = max(reach - lasso, 0) / curvature if curvature > 0 else 0
+            else:
+                p[k] = np.sign(reach) * max(abs(reach) - lasso, 0) / curvature if curvature > 0 else 0
+        if np.abs(p - before).max() <= 1e-15 * max(1, np.abs(p).max()):
+            break
+    return p
+
+
+def row_update(x, y, own, s, s_bias, model):
+    """One row: x and y are its design matrix and targets."""
+    nonnegative = not model.signed
+    if model.l1_share > 0 or nonnegative:
+        return descent_row(x, y, own, s, model.l1_share, nonnegative, s_bias if model.biased else None)
+    if not model.biased:
+        return quadratic_row(x, y, np.full(x.shape[1], s))
+    if not model.separate:
+        return quadratic_row(x, y, np.concatenate(([s_bias], np.full(x.shape[1] - 1, s))))
+    bias = (y - x[:, 1:] @ own[1:]).sum() / (len(y) + s_bias)
+    return np.concatenate(([bias], quadratic_row(x[:, 1:], y - bias, np.full(x.shape[1] - 1, s))))
+
+
+def alternate(user, item, rating, p, q, model, iterations):
+    """Item half-step, then user half-step; the rows, and J at the start and after each half-step."""
+    p, q, n, mean = p.copy(), q.copy(), len(rating), rating.mean()
+    trajectory = [objective(user, item, rating, p, q, model)]
+    for iteration in range(iterations):
+        if getattr(model, "balance", False) and iteration > 0:
+            p, q = balanced(user, item, p, q, model)
+        for own, other, index, columns in ((q, p, item, user), (p, q, user, item)):
+            w = weights(np.bincount(index, minlength=len(own)), model.weighting)
             for row in range(len(own)):
-                mine = rows == row
-                own[row] = ridge_row(other[columns[mine]], rating[mine], s[row])
-            trajectory.append(objective(user, item, rating, p, q, regularization, weighting))
+                x, y = other[columns[index == row]].copy(), rating[index == row].copy()
+                if model.biased:
+                    y -= mean + x[:, 0]
+                    x[:, 0] = 1
+                s_bias = n * w[row] * model.bias_regularization if model.biased else 0.0
+                own[row] = row_update(x, y, own[row], model.regularization * n * w[row], s_bias, model)
+            trajectory.append(objective(user, item, rating, p, q, model))
     return p, q, trajectory
 
 
-def mean_by(rows, rating, n):
-    return np.array([rating[rows == row].mean() for row in range(n)])
+def balanced(user, item, p, q, model):
+    """P/c and Q·c with the c of each factor that makes the penalty least, by formula."""
+    power = 1 if model.l1_share else 2
+    a = weights(np.bincount(user), model.weighting) @ np.abs(p) ** power
+    b = weights(np.bincount(item), model.weighting) @ np.abs(q) ** power
+    c = np.array([(a[k] / b[k]) ** (0.5 / power) if a[k] > 0 and b[k] > 0 else 1 for k in range(len(a))])
+    return p / c, q * c

@@ -7,9 +7,11 @@ from numpy.testing import assert_array_equal
 from mfpipe.comparison import compare
 from mfpipe.evaluate import rmse
 from mfpipe.executors import executor
-from mfpipe.fit import fit
+from mfpipe.fit import Pairs, fit
 from mfpipe.fitted import FittedModel
-from mfpipe.models import ALS, ItemMean, UserItemMean, UserMean
+from mfpipe.models import ALS, BiasedALS, ItemMean, LassoMF, UserItemMean, UserMean
+from mfpipe.models.base import Totals
+from mfpipe.partition import group
 from mfpipe.pipeline import Data, Place
 
 SERIAL_ALS = ALS(5, 1e-4, "uniform", max_iter=1000, tol=1e-6, dtype="float64")
@@ -74,14 +76,54 @@ def test_the_largest_useful_regularization(netflix):
     assert ALS(weighting="count").largest_useful_regularization(*columns) == pytest.approx(4.2161, rel=1e-4)
 
 
-def test_every_row_is_stationary(netflix):
-    from mfpipe.partition import group
-
+@pytest.mark.parametrize(
+    "model",
+    [
+        SERIAL_ALS,
+        ALS(5, 0.05, "count", dtype="float64", max_iter=10, tol=0),
+        BiasedALS(3, 3e-4, "uniform", dtype="float64", max_iter=10, tol=0),
+        LassoMF(3, 0.2, "count", dtype="float64", max_iter=10, tol=0),
+        LassoMF(5, 1e-4, "uniform", dtype="float64", max_iter=10, tol=0),
+    ],
+    ids=lambda model: f"{model.name} {model.weighting}",
+)
+def test_every_row_is_stationary(netflix, model):
     ratings, _ = netflix
-    for model in (SERIAL_ALS, ALS(5, 0.05, "count", dtype="float64", max_iter=10, tol=0)):
-        with executor(ratings, model.storage, "threads") as where:
-            factors = fit(model, ratings, where).factors
-        distance = model.stationarity(
-            "user", group(ratings, "user", np.dtype("f8")), factors.user, factors.item, len(ratings)
+    with executor(ratings, model.storage, "threads") as where:
+        factors = fit(model, ratings, where).factors
+    totals = Totals(len(ratings), ratings.rating.mean())
+    distance = model.stationarity("user", group(ratings, "user", np.dtype("f8")), *factors, totals)
+    assert distance.max() <= 1e-10
+
+
+def test_biased_als_collapses_where_it_must_and_learns_where_it_can(netflix):
+    ratings, test = netflix
+    pairs = Pairs.of(test.user, test.item, test.rating, ratings)
+    model = BiasedALS(3, 0.1, "uniform", dtype="float64", tol=1e-9, max_iter=1000)
+    with executor(ratings, model.storage, "threads") as where:
+        collapsed = fit(model, ratings, where, test=pairs)
+        learnt = fit(
+            BiasedALS(3, 3e-4, "uniform", dtype="float64", tol=1e-6, max_iter=1000),
+            ratings,
+            where,
+            test=pairs,
         )
-        assert distance.max() <= 1e-10
+    assert collapsed.objective == pytest.approx(0.7592999, abs=1e-7)
+    assert max(np.abs(rows[:, 1:]).max() for rows in collapsed.factors) < 1e-10
+    assert collapsed.history[-1]["test_rmse"] == pytest.approx(0.9711, abs=1e-4)
+    assert "0.00050448" in collapsed.warnings[0]
+    assert learnt.objective <= 0.7460
+    assert learnt.history[-1]["test_rmse"] <= 0.961
+
+
+def test_lasso_mf_reaches_the_homeworks_objective_from_most_starts(netflix):
+    ratings, test = netflix
+    pairs = Pairs.of(test.user, test.item, test.rating, ratings)
+    ends = []
+    for seed in range(5):
+        model = LassoMF(3, 0.2, "count", dtype="float64", tol=0, max_iter=30, random_state=seed, cold="zero")
+        with executor(ratings, model.storage, "threads") as where:
+            result = fit(model, ratings, where, test=pairs)
+        ends.append(result.objective * len(ratings))
+        assert result.history[-1]["test_rmse"] == pytest.approx(1.09, abs=0.01)
+    assert np.median(ends) <= 79_500

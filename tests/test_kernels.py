@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import ElasticNet, Lasso, Ridge
 
-from mfpipe.models import ALS, ItemMean, UserItemMean, UserMean
-from mfpipe.models.base import Block, Factors, normal_start
+from mfpipe.models import ALS, BiasedALS, ItemMean, LassoMF, UserItemMean, UserMean
+from mfpipe.models.base import Baseline, Block, Factors, Totals
+from mfpipe.models.factors import normal_start
 from tests import oracle
 from tests.make import block_from
 
@@ -37,16 +38,17 @@ def blocks(draw):
 def test_ridge_rows_equal_the_oracle(block, rank, regularization, weighting):
     other = np.random.default_rng(rank).normal(size=(N_OTHER, rank))
     model = ALS(rank=rank, regularization=regularization, weighting=weighting, dtype="float64")
-    update = model.update("user", block, other, n_ratings=50)
+    totals = Totals(50, 3.0)
+    update = model.update("user", block, other[:0], other, totals)
     for u in range(block.n_rows):
         mine = slice(block.indptr[u], block.indptr[u + 1])
         x, y = other[block.columns[mine]], block.values[mine]
         s = regularization * (50 if weighting == "uniform" else len(y))
-        expected = oracle.ridge_row(x, y, s)
+        expected = oracle.quadratic_row(x, y, np.full(rank, s))
         assert_allclose(update.rows[u], expected, rtol=1e-8, atol=1e-10)
         assert_allclose(update.squared_error[u], ((y - x @ expected) ** 2).sum(), rtol=1e-8, atol=1e-10)
         assert_allclose(update.penalty[u], s * expected @ expected, rtol=1e-8, atol=1e-10)
-    assert (model.stationarity("user", block, update.rows, other, 50) <= 1e-10).all()
+    assert (model.stationarity("user", block, update.rows, other, totals) <= 1e-10).all()
 
 
 @pytest.mark.parametrize("n", [1, 3, 4, 5, 63, 64, 65, 200])  # around the rank and the panel
@@ -58,7 +60,7 @@ def test_ridge_rows_equal_scikit_learn(n, dtype):
         [[(int(c), float(rng.integers(1, 6))) for c in rng.choice(300, n, replace=False)]], dtype
     )
     model = ALS(rank=4, regularization=0.1, dtype=dtype)
-    rows = model.update("user", block, other, n).rows
+    rows = model.update("user", block, other[:0], other, Totals(n, 0.0)).rows
     ridge = Ridge(alpha=0.1 * n, fit_intercept=False, solver="cholesky")
     expected = ridge.fit(other[block.columns].astype(float), block.values.astype(float)).coef_
     assert rows.dtype == dtype
@@ -70,7 +72,11 @@ def test_a_singular_row_gets_the_shortest_minimiser(n, rank):
     other = np.zeros((10, rank))
     other[:, 0] = np.arange(10) + 1.0  # rank one, whatever `rank` says
     block = block_from([[(c, float(c)) for c in range(n)]])
-    rows = ALS(rank=rank, regularization=0.0, dtype="float64").update("user", block, other, n).rows
+    rows = (
+        ALS(rank=rank, regularization=0.0, dtype="float64")
+        .update("user", block, other[:0], other, Totals(n, 0.0))
+        .rows
+    )
     assert_allclose(rows[0], np.linalg.lstsq(other[:n], block.values, rcond=None)[0], atol=1e-12)
 
 
@@ -83,9 +89,9 @@ def test_a_row_does_not_depend_on_its_block(dtype):
         for size in (3, 0, 80, 6, 5, 70)
     ]
     model = ALS(rank=6, dtype=dtype)
-    whole = model.update("item", block_from(rows, dtype), other, 100)
+    whole = model.update("item", block_from(rows, dtype), other[:0], other, Totals(100, 0.0))
     for u, row in enumerate(rows):
-        alone = model.update("item", block_from([row], dtype), other, 100)
+        alone = model.update("item", block_from([row], dtype), other[:0], other, Totals(100, 0.0))
         assert_array_equal(alone.rows[0], whole.rows[u])
         assert alone.squared_error[0] == whole.squared_error[u]
 
@@ -95,22 +101,24 @@ def test_read_only_and_strided_arrays_change_nothing():
     block = block_from([[(int(c), 2.0) for c in rng.choice(20, 9, replace=False)]])
     other = rng.normal(size=(20, 8))
     model = ALS(rank=4, dtype="float64")
-    expected = model.update("user", block, np.ascontiguousarray(other[:, ::2]), 9).rows
+    expected = model.update(
+        "user", block, other[:0], np.ascontiguousarray(other[:, ::2]), Totals(9, 0.0)
+    ).rows
     strided = other[:, ::2]
     strided.flags.writeable = False
     frozen = Block(block.first_row, *(array.copy() for array in block[1:]))
     for array in frozen[1:]:
         array.flags.writeable = False
-    assert_array_equal(model.update("user", frozen, strided, 9).rows, expected)
+    assert_array_equal(model.update("user", frozen, other[:0], strided, Totals(9, 0.0)).rows, expected)
 
 
 def test_means_of_rows_and_their_errors():
     block = block_from([[(0, 4.0), (1, 2.0)], [], [(1, 5.0)]])
-    update = UserMean().update("user", block, np.zeros((2, 1)), 3)
+    update = UserMean().update("user", block, None, np.zeros((2, 1)), None)
     assert update.rows[:, 0].tolist() == [3.0, 0.0, 5.0]
     assert update.squared_error.tolist() == [2.0, 0.0, 0.0]
     other = np.array([[4.0], [1.0]])
-    average = UserItemMean().update("user", block, other, 3)  # predicts 3.5, 2 and 3
+    average = UserItemMean().update("user", block, None, other, None)  # predicts 3.5, 2 and 3
     assert average.squared_error.tolist() == [0.25, 0.0, 4.0]
     assert ItemMean.half_steps == ("item",)
 
@@ -129,8 +137,6 @@ def test_starts_are_normal_and_keyed_by_id_alone():
 
 
 def test_predictions_of_cold_pairs_are_what_is_known():
-    from mfpipe.models.base import Baseline
-
     baseline = Baseline(3.0, np.array([2.0]), np.array([4.0]))
     factors = Factors(np.array([[2.0]]), np.array([[1.5]]))
     users, items = np.array([0, 0, -1, -1], np.int32), np.array([0, -1, 0, -1], np.int32)
@@ -138,3 +144,62 @@ def test_predictions_of_cold_pairs_are_what_is_known():
     assert model.predict(factors, users, items, baseline).tolist() == [3.0, 2.0, 4.0, 3.0]
     zero = ALS(rank=1, dtype="float64", cold="zero")
     assert zero.predict(factors, users, items, baseline).tolist() == [3.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("l1_ratio", [1.0, 0.3])
+@pytest.mark.parametrize("nonnegative", [False, True])
+@pytest.mark.parametrize("n", [2, 6, 30, 150])
+@pytest.mark.parametrize("regularization", [0.002, 0.1, 0.8, 50.0])
+def test_descent_rows_equal_scikit_learn(n, l1_ratio, nonnegative, regularization):
+    rng = np.random.default_rng(n)
+    other = rng.normal(size=(200, 6))
+    block = block_from([[(int(c), float(rng.integers(1, 6))) for c in rng.choice(200, n, replace=False)]])
+    model = LassoMF(6, regularization, "count", l1_ratio=l1_ratio, nonnegative=nonnegative, dtype="float64")
+    totals = Totals(10 * n, 0.0)
+    update = model.update("user", block, rng.normal(size=(1, 6)), other, totals)
+    s = regularization * n
+    options = {"fit_intercept": False, "positive": nonnegative, "tol": 1e-14, "max_iter": 10**6}
+    if l1_ratio == 1:
+        peer = Lasso(alpha=s / (2 * n), **options)
+    else:
+        peer = ElasticNet(alpha=s * (2 - l1_ratio) / (2 * n), l1_ratio=l1_ratio / (2 - l1_ratio), **options)
+    expected = peer.fit(other[block.columns], block.values).coef_
+    assert_allclose(update.rows[0], expected, atol=1e-8)
+    assert ((update.rows[0] == 0) == (np.abs(expected) < 1e-10)).all()
+    assert model.stationarity("user", block, update.rows, other, totals)[0] <= 1e-10
+    x, p = other[block.columns], update.rows[0]
+    assert_allclose(update.squared_error[0], ((block.values - x @ p) ** 2).sum(), rtol=1e-9)
+    assert_allclose(update.penalty[0], s * (l1_ratio * np.abs(p).sum() + (1 - l1_ratio) * p @ p), rtol=1e-9)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 5, 9, 100])
+@pytest.mark.parametrize("bias_regularization", [0.0, 0.3])
+@pytest.mark.parametrize("nonnegative", [False, True])
+def test_biased_rows_equal_scikit_learn_with_an_intercept(n, bias_regularization, nonnegative):
+    rng = np.random.default_rng(n)
+    other = rng.normal(size=(200, 5))
+    block = block_from([[(int(c), float(rng.integers(1, 6))) for c in rng.choice(200, n, replace=False)]])
+    model = BiasedALS(
+        4, 0.1, bias_regularization=bias_regularization, nonnegative=nonnegative, dtype="float64"
+    )
+    totals = Totals(500, 3.2)
+    update = model.update("item", block, np.zeros((1, 5)), other, totals)
+    assert model.stationarity("item", block, update.rows, other, totals)[0] <= 1e-10
+    if bias_regularization == 0:
+        ridge = Ridge(
+            alpha=0.1 * n, positive=nonnegative, tol=1e-14, solver="lbfgs" if nonnegative else "auto"
+        )
+        ridge.fit(other[block.columns, 1:], block.values - 3.2 - other[block.columns, 0])
+        expected = np.concatenate(([ridge.intercept_], ridge.coef_))
+        assert_allclose(update.rows[0], expected, atol=1e-4 if nonnegative else 1e-9)
+
+
+def test_a_row_whose_solution_is_zero_is_exactly_zero():
+    other = np.random.default_rng(0).normal(size=(30, 4))
+    block = block_from([[(c, 3.0) for c in range(20)], []])
+    reach = np.abs(other[:20].T @ np.full(20, 3.0)).max()
+    for share, zero in ((1.0001, True), (0.9999, False)):
+        model = LassoMF(4, 2 * reach / 20 * share, "count", dtype="float64")
+        rows = model.update("user", block, np.ones((2, 4)), other, Totals(20, 0.0)).rows
+        assert (rows[0] == 0).all() == zero
+        assert (rows[1] == 0).all()

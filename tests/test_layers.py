@@ -19,7 +19,7 @@ ALLOWED = {
     "dataset": {"sources", "ratings"},
     "partition": {"models", "ratings"},
     "executors": {"models", "partition", "ratings"},
-    "fit": {"models", "executors", "ratings"},
+    "fit": {"kernels", "models", "executors", "ratings"},
     "fitted": {"models", "fit", "ratings"},
     "evaluate": {"kernels", "fitted", "ratings"},
     "recommend": {"sources", "reading", "ratings", "fitted"},
@@ -30,7 +30,7 @@ ALLOWED = {
     "progress": set(),
     "tables": set(),
     "pipeline": {"models", "ratings", "dataset", "executors", "fit", "fitted", "evaluate", "store"},
-    "comparison": {"pipeline", "models", "executors", "ratings"},
+    "comparison": {"fit", "pipeline", "models", "executors", "ratings"},
     "demo": {"comparison", "pipeline", "dataset", "models", "report", "store"},
     "estimators": {"models", "executors", "fit", "fitted", "ratings", "store"},
 }

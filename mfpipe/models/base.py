@@ -13,8 +13,6 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from mfpipe.errors import ParameterError
-from mfpipe.kernels import readonly
-from mfpipe.kernels.start import mix, normal_rows
 
 SIDES = ("user", "item")
 
@@ -49,6 +47,13 @@ class Factors(NamedTuple):
 
     user: np.ndarray
     item: np.ndarray
+
+
+class Totals(NamedTuple):
+    """What a row update must know of all training ratings: their number N and their mean μ."""
+
+    n_ratings: int
+    mean: float
 
 
 class Baseline(NamedTuple):
@@ -94,6 +99,11 @@ def choice(default: str, choices: tuple[str, ...], help: str) -> Any:
     return parameter(default, help, lambda value: value in choices, f"one of {', '.join(choices)}")
 
 
+def switch(help: str) -> Any:
+    """A parameter that is on or off, off by default."""
+    return parameter(False, help, lambda value: isinstance(value, bool | np.bool_), "true or false")
+
+
 FLAGS = {"random_state": "--seed"}
 
 
@@ -128,7 +138,7 @@ class Model(ABC):
         """Starting rows from the hashes of the ids; shape (rows, columns)."""
 
     @abstractmethod
-    def update(self, side: str, block: Block, other: np.ndarray, n_ratings: int) -> Update:
+    def update(self, side: str, block: Block, own: np.ndarray, other: np.ndarray, totals: Totals) -> Update:
         """The rows of a block, exactly optimal with the other side fixed.
 
         Parameters
@@ -136,10 +146,11 @@ class Model(ABC):
         side : {'user', 'item'}
             The side the block's rows belong to.
         block : Block
+        own : ndarray, shape (rows, columns)
+            The block's rows as they are; empty unless `warm_starts`.
         other : ndarray, shape (n_other, columns)
             The other side's rows, read only.
-        n_ratings : int
-            N, the ratings of the whole training set.
+        totals : Totals
         """
 
     @abstractmethod
@@ -149,65 +160,10 @@ class Model(ABC):
         """Predicted ratings of pairs of rows, -1 where unknown; float64, shape (n,), never NaN."""
 
     @property
+    def warm_starts(self) -> bool:
+        """Whether an update reads the rows as they are."""
+        return False
+
+    @property
     def storage(self) -> np.dtype:
         return np.dtype(getattr(self, "dtype", "float64"))
-
-
-@dataclass(frozen=True)
-class FactorModel(Model):
-    """A model whose rows start at random and whose objective a half-step lowers."""
-
-    rank: int = parameter(10, "number of latent factors", is_integer(1, 4096), "an integer from 1 to 4096")
-    regularization: float = parameter(
-        0.05, "λ of the objective", is_not_negative, "a finite number, 0 or more"
-    )
-    weighting: str = choice("count", ("uniform", "count"), "how λ is weighted over rows")
-    max_iter: int = parameter(50, "iterations at most", is_integer(0, 10**9), "an integer, 0 or more")
-    tol: float = parameter(
-        1e-4,
-        "stop when an iteration lowers the objective by less than this share of it",
-        is_not_negative,
-        "a finite number, 0 or more",
-    )
-    random_state: int = parameter(
-        0, "seed of the starting factors", is_integer(0, 2**63 - 1), "an integer from 0 to 2^63 - 1"
-    )
-    dtype: str = choice("float32", ("float32", "float64"), "type the factors are stored and solved in")
-    cold: str = choice(
-        "fallback", ("fallback", "zero"), "prediction for an unseen id: the known side's mean, or 0"
-    )
-
-    def penalties(self, block: Block, n_ratings: int) -> np.ndarray:
-        """S = λ N w of each row; float64, shape (rows,)."""
-        if self.weighting == "count":
-            return self.regularization * np.diff(block.indptr).astype(np.float64)
-        return np.full(block.n_rows, self.regularization * n_ratings)
-
-    @abstractmethod
-    def evaluate(self, side: str, block: Block, own: np.ndarray, other: np.ndarray, n_ratings: int) -> Update:
-        """A block's rows as they are (`own` holds the whole side), with their errors and penalties."""
-
-    @abstractmethod
-    def stationarity(
-        self, side: str, block: Block, own: np.ndarray, other: np.ndarray, n_ratings: int
-    ) -> np.ndarray:
-        """Each row's distance from its exact optimum; float64, shape (rows,).
-
-        The Euclidean norm of the row problem's (sub)gradient nearest to zero, divided by
-        max(‖Xᵀy‖∞, s).
-        """
-
-    def largest_useful_regularization(
-        self, user: np.ndarray, item: np.ndarray, rating: np.ndarray
-    ) -> float | None:
-        """The λ from which on all factors are zero at the optimum; None where no such bound is known."""
-        return None
-
-
-def normal_start(seed: int, side: str, hashes: np.ndarray, rank: int, dtype: np.dtype) -> np.ndarray:
-    """N(0, 1) rows keyed by (seed, side, id): the same whatever other ids there are."""
-    rows = np.empty((len(hashes), rank), dtype)
-    key = mix(mix(np.uint64(seed)) + np.uint64(SIDES.index(side)))
-    (keys,) = readonly(hashes ^ np.uint64(key))
-    normal_rows(keys, rows)
-    return rows

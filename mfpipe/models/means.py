@@ -24,7 +24,7 @@ class _Mean(Model):
     def start(self, side: str, hashes: np.ndarray) -> np.ndarray:
         return np.zeros((len(hashes), 1))
 
-    def update(self, side: str, block: Block, other: np.ndarray, n_ratings: int) -> Update:
+    def update(self, side, block: Block, own, other, totals) -> Update:
         rows, squared_error = np.empty((block.n_rows, 1)), np.empty(block.n_rows)
         share = self.own_share if side == self.half_steps[-1] else 1.0
         mean_rows(*readonly(*block[1:], other), share, rows, squared_error)
