@@ -35,7 +35,7 @@ ALLOWED = {
     "estimators": {"models", "executors", "fit", "fitted", "ratings", "store"},
 }
 ANYONE = {"errors", "ids"}
-TOP = {"cli", "__init__", "__main__"}
+TOP = {"cli", "arguments", "commands", "printer", "__init__", "__main__"}
 DASK_IN = {"partition", "executors"}
 
 

@@ -1,0 +1,89 @@
+"""Commands that fit: demo, train, compare."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from mfpipe.arguments import (
+    add_json,
+    add_params,
+    add_place,
+    add_ratings,
+    add_store,
+    add_test,
+    data_from,
+    params_from,
+    place_from,
+)
+from mfpipe.errors import ParameterError
+from mfpipe.printer import Printer
+
+log = logging.getLogger("mfpipe")
+
+
+def register(command) -> None:
+    demo = command("demo", _demo, "the main job on the shipped data", add_place, add_json)
+    demo.add_argument(
+        "--out", type=Path, default=Path("mfpipe-demo"), metavar="DIR", help="default: %(default)s"
+    )
+
+    fitting = (add_ratings, add_test, add_params, add_place, add_store, add_json)
+    train = command("train", _train, "fit, evaluate and store a model", *fitting)
+    train.add_argument("--model", default="als", help="default: %(default)s")
+    train.add_argument("--name", help="name in the store (default: the model's)")
+    train.add_argument("--no-publish", action="store_true", help="leave the current version as it is")
+
+    compare = command("compare", _compare, "every system side by side", *fitting)
+    compare.add_argument("--model", action="append", help="only this system (may be repeated; default: all)")
+    compare.add_argument(
+        "--record", type=int, metavar="T", help="show each prediction of this test record, from 0"
+    )
+
+
+def _demo(options, printer: Printer) -> None:
+    from mfpipe.demo import demo
+    from mfpipe.tables import show_comparison, show_timings
+
+    place = place_from(options)
+    found = demo(options.out, place, log.info)
+    printer.result(found, show_comparison)
+    if not printer.json:
+        printer.out.print()
+        show_timings(printer.out, found["timings"])
+        printer.out.print(f"\nreport: {found['report']}", soft_wrap=True)
+
+
+def _train(options, printer: Printer) -> None:
+    from mfpipe.pipeline import models_from, train
+    from mfpipe.progress import iterations
+    from mfpipe.store import Store, parse_name
+    from mfpipe.tables import show_training
+
+    (model,) = models_from([options.model], params_from(options))
+    name, _ = parse_name(options.name or model.name)
+    data, place = data_from(options), place_from(options)
+    with iterations(getattr(model, "max_iter", 1), printer.err) as show:
+        record = train(
+            data, model, name, Store(options.store), place, not options.no_publish, [show], log.info
+        )
+    printer.result(record, show_training)
+
+
+def _compare(options, printer: Printer) -> None:
+    from mfpipe.comparison import compare
+    from mfpipe.models import MODELS
+    from mfpipe.pipeline import models_from, quarantine_file
+    from mfpipe.store import Store
+    from mfpipe.tables import show_comparison, show_timings
+
+    models = models_from(options.model or list(MODELS), params_from(options))
+    if options.record is not None and options.record < 0:
+        raise ParameterError(f"--record {options.record}: must be 0 or more")
+    data, place = data_from(options), place_from(options)
+    quarantine = quarantine_file(Store(options.store))
+    found = compare(data, models, place, options.record, quarantine, log.info).record()
+    printer.result(found, show_comparison)
+    if not printer.json:
+        printer.out.print()
+        show_timings(printer.out, found["timings"])

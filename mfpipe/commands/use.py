@@ -1,0 +1,66 @@
+"""Commands that use a stored model: evaluate, predict, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mfpipe.arguments import (
+    add_columns,
+    add_json,
+    add_model_name,
+    add_ratings,
+    add_store,
+    columns_from,
+    rules_from,
+)
+from mfpipe.printer import Printer
+
+
+def register(command) -> None:
+    command(
+        "evaluate",
+        _evaluate,
+        "errors of a stored model on rating files",
+        add_model_name,
+        add_ratings,
+        add_store,
+        add_json,
+    )
+
+    groups = (add_model_name, add_store, add_json, add_columns)
+    predict = command("predict", _predict, "a rating for every pair of a file", *groups)
+    predict.add_argument("pairs", metavar="PAIRS", help="a file with user and item columns")
+    predict.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.csv")
+
+    report = command("report", _report, "the HTML report of a version", add_model_name, add_store)
+    report.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
+
+
+def _evaluate(options, printer: Printer) -> None:
+    from mfpipe.pipeline import evaluate
+    from mfpipe.store import Store
+    from mfpipe.tables import show_evaluation
+
+    record = evaluate(Store(options.store), options.name, options.ratings, rules_from(options))
+    printer.result(record, show_evaluation)
+
+
+def _predict(options, printer: Printer) -> None:
+    from mfpipe.recommend import predict_file
+    from mfpipe.store import Store, parse_name
+
+    columns = columns_from(options)
+    fitted = Store(options.store).version(*parse_name(options.name)).load()
+    record = predict_file(fitted, options.pairs, options.output, columns)
+    printer.result(
+        record, lambda out, r: out.print(f"{r['rows']:,} predictions in {options.output}", soft_wrap=True)
+    )
+
+
+def _report(options, printer: Printer) -> None:
+    from mfpipe.report import write_report
+    from mfpipe.store import Store, parse_name
+
+    version = Store(options.store).version(*parse_name(options.name))
+    write_report(version, options.output)
+    printer.out.print(str(options.output), soft_wrap=True)
