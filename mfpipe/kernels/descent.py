@@ -1,17 +1,18 @@
 """Lasso, elastic-net and non-negative rows: coordinate descent on the Gram matrix, finished exactly."""
 
 import numpy as np
-from numba import njit
 
-from mfpipe.kernels import OPTIONS
-from mfpipe.kernels.normal import PANEL, factorise, normal_equations, substitute
-from mfpipe.kernels.residuals import row_penalty, squared_residual
+from mfpipe.kernels import kernel, part
+from mfpipe.kernels.normal import PANEL, cut_off, factorise, normal_equations, padded, substitute
+from mfpipe.kernels.residuals import row_penalty, settled
 
 PASSES = 10_000
+PATIENCE = 10  # passes that may go on changing signs before the linear system is tried all the same
 STATIONARY = 1e-12  # of max(‖c‖∞, s); reached exactly where the active set is known
+DEPENDENT = 64  # rounding errors; a system nearer to singular than that gives no stationary point
 
 
-@njit(**OPTIONS)
+@kernel
 def descent_rows(
     indptr, columns, values, other, penalty, bias_penalty, own, mean, biased, l1_ratio, nonnegative,
     rows, squared_error, penalised,
@@ -40,14 +41,19 @@ def descent_rows(
     descent, J. Stat. Software 33(1), 2010, sections 2.1 and 2.2 (covariance updates).
     """
     width = other.shape[1]
-    stored = np.empty((width, width), other.dtype)
-    moment = np.empty(width, other.dtype)
-    panel = np.empty((PANEL, width), other.dtype)
+    first = 1 if biased else 0
+    rank = width - first
+    stored = np.empty((padded(other, rank), padded(other, rank)), other.dtype)
+    moments = np.empty((2, padded(other, rank)), other.dtype)
+    panel = np.zeros((PANEL, padded(other, rank)), other.dtype)
     targets = np.empty(PANEL, other.dtype)
     gram = np.empty((width, width), np.float64)
-    system = np.empty((width, width), np.float64)
-    work = np.empty((7, width), np.float64)
-    c, l1, l2, p, slope, trial, solution = work[0], work[1], work[2], work[3], work[4], work[5], work[6]
+    room = padded(gram, width)
+    system = np.empty((room, room), np.float64)
+    work = np.empty((9, room), np.float64)
+    c, l1, l2, p, slope, trial = (
+        work[0, :width], work[1, :width], work[2, :width], work[3, :width], work[4, :width], work[5, :width],
+    )  # fmt: skip
     active = np.empty(width, np.int64)
     for u in range(len(indptr) - 1):
         begin, end = indptr[u], indptr[u + 1]
@@ -56,28 +62,41 @@ def descent_rows(
             squared_error[u] = 0.0
             penalised[u] = 0.0
             continue
-        mine, ratings = columns[begin:end], values[begin:end]
-        normal_equations(mine, ratings, other, mean, biased, panel, targets, stored, moment)
+        square, total = normal_equations(
+            columns, values, begin, end, other, first, mean, panel, targets, stored, moments
+        )
         for k in range(width):
-            c[k] = moment[k]
             p[k] = own[u, k]
             l1[k] = penalty[u] * l1_ratio / 2
             l2[k] = penalty[u] * (1 - l1_ratio)
-            for m in range(k + 1):
-                gram[k, m] = stored[k, m]
-                gram[m, k] = stored[k, m]
+        for k in range(rank):
+            c[first + k] = moments[0, k]
+            for m in range(k, rank):
+                gram[first + k, first + m] = stored[k, m]
+                gram[first + m, first + k] = stored[k, m]
+        if biased:
+            c[0] = total
+            gram[0, 0] = end - begin
+            for k in range(rank):
+                gram[0, 1 + k] = moments[1, k]
+                gram[1 + k, 0] = moments[1, k]
         if biased:
             l1[0] = 0.0
             l2[0] = bias_penalty[u]
-        _descend(gram, c, l1, l2, biased, nonnegative, penalty[u], p, slope, trial, solution, system, active)
+        _descend(gram, c, l1, l2, biased, nonnegative, penalty[u], p, slope, trial, system, work[6:], active)
         for k in range(width):
             rows[u, k] = p[k]
-        squared_error[u] = squared_residual(mine, ratings, other, mean, biased, rows[u])
+        error = square
+        for k in range(width):
+            error -= p[k] * (c[k] + slope[k])
+        squared_error[u] = settled(
+            error, square, columns[begin:end], values[begin:end], other, mean, biased, rows[u]
+        )
         penalised[u] = row_penalty(rows[u], penalty[u], bias_penalty[u], l1_ratio, biased)
 
 
-@njit(**OPTIONS)
-def _descend(gram, c, l1, l2, biased, nonnegative, penalty, p, slope, trial, solution, system, active):
+@part
+def _descend(gram, c, l1, l2, biased, nonnegative, penalty, p, slope, trial, system, work, active):
     """Minimise pᵀGp/2 − cᵀp + l1ᵀ|p| + Σ l2 p²/2 in place; `slope` is c − Gp throughout."""
     width = len(p)
     scale = penalty
@@ -88,14 +107,16 @@ def _descend(gram, c, l1, l2, biased, nonnegative, penalty, p, slope, trial, sol
         if reach > l1[k]:
             zero = False
     if zero:  # no coordinate can leave zero: the row is zero, exactly
-        p[:] = 0
+        for k in range(width):
+            p[k] = 0
+            slope[k] = c[k]
         return
     for k in range(width):
         if nonnegative and p[k] < 0 and not (biased and k == 0):
             p[k] = 0
     _slope(gram, c, p, slope)
-    for _ in range(PASSES):
-        changed = False
+    for attempt in range(1, PASSES + 1):
+        settled_signs = True
         for k in range(width):
             curvature = gram[k, k] + l2[k]
             before = p[k]
@@ -109,24 +130,24 @@ def _descend(gram, c, l1, l2, biased, nonnegative, penalty, p, slope, trial, sol
                     p[k] = (reach + l1[k]) / curvature
                 else:
                     p[k] = 0
-            if np.sign(p[k]) != np.sign(before):
-                changed = True
+            settled_signs = settled_signs and np.sign(p[k]) == np.sign(before)
             step = p[k] - before
             if step != 0:
                 for m in range(width):
                     slope[m] -= gram[k, m] * step
         if distance(slope, p, l1, l2, biased, nonnegative) <= STATIONARY * scale:
             return
-        if not changed:
-            if _finish(gram, c, l1, l2, biased, p, trial, solution, system, active):
+        if settled_signs or attempt % PATIENCE == 0:
+            if _finish(gram, c, l1, l2, biased, p, trial, system, work, active):
                 _slope(gram, c, trial, slope)
                 if distance(slope, trial, l1, l2, biased, nonnegative) <= STATIONARY * scale:
-                    p[:] = trial
+                    for k in range(width):
+                        p[k] = trial[k]
                     return
             _slope(gram, c, p, slope)
 
 
-@njit(**OPTIONS)
+@part
 def _slope(gram, c, p, slope):
     for k in range(len(p)):
         total = c[k]
@@ -135,51 +156,70 @@ def _slope(gram, c, p, slope):
         slope[k] = total
 
 
-@njit(**OPTIONS)
-def _finish(gram, c, l1, l2, biased, p, trial, solution, system, active):
-    """Set `trial` to the minimiser with the signs of p; False if there is no single one or signs differ."""
+@part
+def _finish(gram, c, l1, l2, biased, p, trial, system, work, active):
+    """Set `trial` to the minimiser with the nonzero coordinates of p; False if it is none of p's problem.
+
+    Where it has other signs, p moves towards it until its first coordinate reaches zero; where there is
+    no single one, along the null space until one does. Neither raises the objective.
+    """
     count = 0
     for k in range(len(p)):
         trial[k] = 0
         if p[k] != 0:
             active[count] = k
             count += 1
+    width = padded(system, count)
+    solution = work[0, :width]
+    for i in range(width):
+        for j in range(width):
+            system[i, j] = gram[active[i], active[j]] if i <= j < count else 0.0
+        solution[i] = 0
+        if i < count:
+            k = active[i]
+            system[i, i] += l2[k]
+            solution[i] = c[k] - np.sign(p[k]) * l1[k]
+    independent = factorise(system, count, DEPENDENT)
+    if independent < count:
+        _drop_one(gram, l1, p, system, work, active, count, independent)
+        return False
+    substitute(system, solution, work[1:], count)
+    share, first = 1.0, -1
     for i in range(count):
         k = active[i]
-        for j in range(i + 1):
-            system[i, j] = gram[k, active[j]]
-        system[i, i] += l2[k]
-        solution[i] = c[k] - np.sign(p[k]) * l1[k]
-    independent = factorise(system, count)
-    if independent < count:
-        _drop_one(gram, l1, p, system, active, count, independent)
-        return False
-    substitute(system, solution, count)
-    same = True
-    for i in range(count):
-        trial[active[i]] = solution[i]
-        if np.sign(solution[i]) != np.sign(p[active[i]]) and not (biased and active[i] == 0):
-            same = False
-    return same
+        trial[k] = solution[i]
+        if np.sign(trial[k]) != np.sign(p[k]) and not (biased and k == 0):
+            reach = p[k] / (p[k] - trial[k])
+            if reach < share:
+                share, first = reach, k
+    if first < 0:
+        return True
+    for k in range(len(p)):
+        p[k] += share * (trial[k] - p[k])
+    p[first] = 0.0
+    return False
 
 
-@njit(**OPTIONS)
-def _drop_one(gram, l1, p, system, active, count, dependent):
+@part
+def _drop_one(gram, l1, p, system, work, active, count, dependent):
     """Take a coordinate to zero along a direction in which Gp stays and l1ᵀ|p| does not rise.
 
     With more nonzero coordinates than the Gram matrix has rank, descent alone crawls along its null
     space; column `dependent` of the active ones is a combination of those before it.
     """
-    direction = np.zeros(count)
+    direction = work[0]
+    direction[:] = 0
     for i in range(dependent):
         direction[i] = -gram[active[dependent], active[i]]
-    substitute(system, direction, dependent)
+    cut_off(system, dependent)
+    substitute(system, direction, work[1:], dependent)
     direction[dependent] = 1.0
     rise = 0.0
     for i in range(dependent + 1):
         rise += l1[active[i]] * np.sign(p[active[i]]) * direction[i]
     if rise > 0:
-        direction = -direction
+        for i in range(dependent + 1):
+            direction[i] = -direction[i]
     step, first = np.inf, -1
     for i in range(dependent + 1):
         if l1[active[i]] > 0 and direction[i] * np.sign(p[active[i]]) < 0:
@@ -193,7 +233,7 @@ def _drop_one(gram, l1, p, system, active, count, dependent):
     p[active[first]] = 0.0
 
 
-@njit(**OPTIONS)
+@part
 def distance(slope, p, l1, l2, biased, nonnegative):
     """Euclidean distance to zero of the subdifferential of the row problem at p, given c − Gp."""
     total = 0.0

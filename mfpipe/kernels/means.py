@@ -1,12 +1,11 @@
 """Means of rows, and the squared errors of predicting with them."""
 
 import numpy as np
-from numba import njit
 
-from mfpipe.kernels import OPTIONS
+from mfpipe.kernels import kernel
 
 
-@njit(**OPTIONS)
+@kernel
 def mean_rows(indptr, columns, values, other, own_share, rows, squared_error):
     """The mean of each row's ratings, and the error of predicting with it.
 

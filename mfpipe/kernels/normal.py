@@ -1,114 +1,154 @@
 """What every row solver starts from: the normal equations of a row, and their Cholesky solution.
 
-A row of the other side is its factors, or with biases its bias followed by its factors. With biases the
-design matrix has a column of ones in the bias's place, and the targets are the ratings less the mean
-and the other side's bias.
+A row of the other side is its factors, or with biases its bias followed by its factors; the targets are
+then the ratings less the mean and the other side's bias. Working arrays have the rank rounded up to whole
+vectors, with zeros in what is added, and only the upper triangle of a system is used: what stands below
+its diagonal must be finite when it is factorised, and means nothing.
 """
 
 import numpy as np
-from numba import njit
 
-from mfpipe.kernels import OPTIONS
+from mfpipe.kernels import part
+from mfpipe.kernels.tiles import (
+    add_products,
+    add_products_and_moments,
+    add_square,
+    copy_rows,
+    dot_rows,
+    eliminate,
+    eliminate_and_solve,
+    factorise_tile,
+    lanes,
+    subtract_rows,
+    tile_rows,
+)
 
-PANEL = 64  # ratings gathered at a time, so that a panel stays in the nearest cache
-
-
-@njit(**OPTIONS)
-def gather(columns, values, other, mean, biased, panel, targets):
-    """Copy the design rows and targets of some ratings into the first rows of `panel` and `targets`."""
-    width = other.shape[1]
-    for j in range(len(columns)):
-        x = other[columns[j]]
-        for k in range(width):
-            panel[j, k] = x[k]
-        targets[j] = values[j]
-        if biased:
-            panel[j, 0] = 1
-            targets[j] -= mean + x[0]
+PANEL = 64  # ratings gathered at a time, so that a panel stays near the processor
 
 
-@njit(**OPTIONS)
-def normal_equations(columns, values, other, mean, biased, panel, targets, gram, moment):
-    """Set the lower triangle of `gram` to XᵀX and `moment` to Xᵀy of one row's ratings."""
-    width = other.shape[1]
-    gram[:] = 0
-    moment[:] = 0
-    for start in range(0, len(columns), PANEL):
-        size = min(PANEL, len(columns) - start)
-        stop = start + size
-        gather(columns[start:stop], values[start:stop], other, mean, biased, panel, targets)
-        for j in range(size):
-            y = targets[j]
-            for k in range(width):
-                moment[k] += y * panel[j, k]
-        _add_gram(panel, size, gram)
+@part
+def padded(array, size):
+    """`size` rounded up to whole vectors of the array's type."""
+    step = lanes(array)
+    return (size + step - 1) // step * step
 
 
-@njit(**OPTIONS)
-def _add_gram(panel, size, gram):
-    """Add XᵀX of the panel's first rows to the lower triangle, four rows at a time."""
-    width = gram.shape[0]
-    j = 0
-    while j + 4 <= size:
-        a, b, c, d = panel[j], panel[j + 1], panel[j + 2], panel[j + 3]
-        for k in range(width):
-            ak, bk, ck, dk = a[k], b[k], c[k], d[k]
-            target = gram[k]
-            for m in range(k + 1):
-                target[m] += ak * a[m] + bk * b[m] + ck * c[m] + dk * d[m]
-        j += 4
-    while j < size:
-        a = panel[j]
-        for k in range(width):
-            ak = a[k]
-            target = gram[k]
-            for m in range(k + 1):
-                target[m] += ak * a[m]
-        j += 1
+@part
+def gather(columns, values, begin, size, other, first, mean, panel, targets):
+    """Copy the factors and targets of `size` ratings into the first rows of `panel` and `targets`.
 
-
-@njit(**OPTIONS)
-def factorise(gram, size):
-    """Cholesky factor in place of the lower triangle, its diagonal as reciprocals.
-
-    Returns the number of columns factorised: `size`, or fewer where the next one depends on those
-    before it to working precision.
+    `first` is the number of bias columns before the factors; returns Σ y² and Σ y.
     """
-    zero = gram.dtype.type(0)
-    largest = zero
+    copy_rows(panel, other, first, columns, begin, size)
+    for j in range(size):
+        targets[j] = values[begin + j]
+        if first:
+            targets[j] -= mean + other[columns[begin + j], 0]
+    square, total = 0.0, 0.0
+    for j in range(size):
+        y = np.float64(targets[j])
+        square += y * y
+        total += y
+    return square, total
+
+
+@part
+def normal_equations(columns, values, begin, end, other, first, mean, panel, targets, gram, moments):
+    """Set `gram` to XᵀX and `moments` to (Xᵀy, Xᵀ1) of one row's ratings; Σ y² and Σ y."""
+    gram[:] = 0
+    moments[:] = 0
+    square, total = 0.0, 0.0
+    for start in range(begin, end, PANEL):
+        size = min(PANEL, end - start)
+        more = gather(columns, values, start, size, other, first, mean, panel, targets)
+        square += more[0]
+        total += more[1]
+        for j in range(0, gram.shape[1], lanes(gram)):
+            add_products_and_moments(gram, moments, 0, j, panel, targets, size)
+            add_column(gram, tile_rows(gram), j, panel, size)
+    return square, total
+
+
+@part
+def add_column(gram, start, j, panel, size):
+    """Add XᵀX of the panel's first rows to one vector's columns of the upper triangle, from a row on."""
+    last = j + lanes(gram) - tile_rows(gram)
+    for i in range(start, last, tile_rows(gram)):
+        add_products(gram, i, j, panel, size)
+    if start <= last:
+        add_square(gram, last, panel, size)
+
+
+@part
+def set_gram(gram, width, panel, size):
+    """Set the upper triangle to XᵀX of the panel's first `size` rows and `width` columns."""
+    for j in range(0, width, lanes(gram)):
+        for i in range(j + lanes(gram)):
+            for k in range(j, j + lanes(gram)):
+                gram[i, k] = 0
+        add_column(gram, 0, j, panel, size)
+
+
+@part
+def factorise(gram, size, slack):
+    """Cholesky factor in place of the upper triangle, its diagonal as reciprocals.
+
+    Only the first `size` rows and columns are meant; those that pad them become the identity's. Returns
+    the number of rows factorised: `size`, or fewer where the next one depends on those before it, to
+    `slack` times the rounding error of such a system.
+    """
+    largest = gram.dtype.type(0)
     for i in range(size):
         largest = max(largest, gram[i, i])
-    floor = largest * size * np.finfo(gram.dtype).eps
-    for i in range(size):
-        target = gram[i]
-        for j in range(i):
-            source = gram[j]
-            dot = zero
-            for k in range(j):
-                dot += target[k] * source[k]
-            target[j] = (target[j] - dot) * source[j]
-        dot = zero
-        for k in range(i):
-            dot += target[k] * target[k]
-        pivot = target[i] - dot
-        if not pivot > floor:
-            return i
-        target[i] = 1 / np.sqrt(pivot)
+    floor = gram.dtype.type(slack * largest * size * np.finfo(gram.dtype).eps)
+    width = padded(gram, size)
+    for i in range(size, width):
+        gram[i, i] = max(largest, gram.dtype.type(1))
+    for i in range(0, width, tile_rows(gram)):
+        diagonal = i // lanes(gram) * lanes(gram)
+        eliminate(gram, i, diagonal)
+        done = i + factorise_tile(gram, i, diagonal, floor)
+        if done < i + tile_rows(gram):
+            return done
+        for j in range(diagonal + lanes(gram), width, lanes(gram)):
+            eliminate_and_solve(gram, i, j)
     return size
 
 
-@njit(**OPTIONS)
-def substitute(gram, vector, size):
-    """Solve the system that `factorise` factorised, in place."""
-    for i in range(size):
-        target = gram[i]
-        dot = gram.dtype.type(0)
+@part
+def cut_off(gram, size):
+    """Make what pads the first `size` rows and columns of a factorised system the identity's."""
+    for i in range(size, padded(gram, size)):
         for k in range(i):
-            dot += target[k] * vector[k]
-        vector[i] = (vector[i] - dot) * target[i]
-    for i in range(size - 1, -1, -1):
-        value = vector[i] * gram[i, i]
-        vector[i] = value
-        target = gram[i]
-        for k in range(i):
-            vector[k] -= target[k] * value
+            gram[k, i] = 0
+        gram[i, i] = 1
+
+
+@part
+def substitute(gram, vector, work, size):
+    """Solve the system that `factorise` factorised, in place.
+
+    `vector` and the two rows of `work` have whole vectors; what `vector` holds beyond `size` must be
+    zero, and stays so.
+    """
+    solved, dots = work[0], work[1]
+    width = padded(gram, size)
+    rows = tile_rows(gram)
+    for i in range(0, width, rows):
+        for m in range(rows):
+            value = vector[i + m]
+            for r in range(m):
+                value -= solved[i + r] * gram[i + r, i + m]
+            solved[i + m] = value * gram[i + m, i + m]
+        for j in range(i // lanes(gram) * lanes(gram), width, lanes(gram)):
+            subtract_rows(vector, j, gram, i, solved)
+    # From here on `vector` holds the solution, zero where it is not known yet.
+    for k in range(width):
+        vector[k] = 0
+    for i in range(width - rows, -1, -rows):
+        dot_rows(dots, gram, i, i // lanes(gram) * lanes(gram), vector, width)
+        for m in range(rows - 1, -1, -1):
+            value = solved[i + m] - dots[m]
+            for r in range(m + 1, rows):
+                value -= gram[i + m, i + r] * vector[i + r]
+            vector[i + m] = value * gram[i + m, i + m]

@@ -1,13 +1,12 @@
 """What concerns (user, item) pairs: predictions from factors, and hashes for holdouts."""
 
 import numpy as np
-from numba import njit
 
-from mfpipe.kernels import OPTIONS
+from mfpipe.kernels import kernel
 from mfpipe.kernels.start import mix
 
 
-@njit(**OPTIONS)
+@kernel
 def dot_pairs(users, items, user_factors, item_factors, predicted):
     """Set `predicted` to p_u·q_i, in float64, where both rows are known; leave the rest.
 
@@ -27,7 +26,7 @@ def dot_pairs(users, items, user_factors, item_factors, predicted):
             predicted[n] = total
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def uniform_pairs(users, items, user_hashes, item_hashes, numbers):
     """A number in [0, 1) for each pair, that depends on the two ids only.
 

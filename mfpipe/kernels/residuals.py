@@ -1,12 +1,11 @@
 """Squared errors and penalties of rows, summed in float64 whatever the factors' type."""
 
 import numpy as np
-from numba import njit
 
-from mfpipe.kernels import OPTIONS
+from mfpipe.kernels import kernel, part
 
 
-@njit(**OPTIONS)
+@kernel
 def squared_residual(columns, values, other, mean, biased, row):
     """Σ (r − r̂)² over one row's ratings."""
     total = 0.0
@@ -23,7 +22,18 @@ def squared_residual(columns, values, other, mean, biased, row):
     return total
 
 
-@njit(**OPTIONS)
+@part
+def settled(error, square, columns, values, other, mean, biased, row):
+    """Σ (r − r̂)², `error`, once it was found as a difference from Σ y², `square`.
+
+    Where that difference has lost too many digits, it is summed over the ratings after all.
+    """
+    if error < 32 * np.sqrt(np.finfo(other.dtype).eps) * square:
+        return squared_residual(columns, values, other, mean, biased, row)
+    return error
+
+
+@kernel
 def row_penalty(row, penalty, bias_penalty, l1_ratio, biased):
     """S (α‖p‖₁ + (1 − α)‖p‖²) + s_b b² of one row."""
     absolute = 0.0
@@ -39,7 +49,7 @@ def row_penalty(row, penalty, bias_penalty, l1_ratio, biased):
     return total
 
 
-@njit(**OPTIONS)
+@kernel
 def evaluate_rows(
     indptr,
     columns,

@@ -1,14 +1,14 @@
 """Ridge rows: normal equations by Cholesky, primal for long rows and dual for short ones."""
 
 import numpy as np
-from numba import njit
 
-from mfpipe.kernels import OPTIONS
-from mfpipe.kernels.normal import PANEL, factorise, gather, normal_equations, substitute
-from mfpipe.kernels.residuals import row_penalty, squared_residual
+from mfpipe.kernels import kernel, part
+from mfpipe.kernels.normal import PANEL, factorise, normal_equations, padded, set_gram, substitute
+from mfpipe.kernels.residuals import row_penalty, settled
+from mfpipe.kernels.tiles import copy_turned, tile_rows
 
 
-@njit(**OPTIONS)
+@kernel
 def ridge_rows(
     indptr, columns, values, other, penalty, bias_penalty, own, mean, biased, separate,
     rows, squared_error, penalised, unsolved,
@@ -48,10 +48,15 @@ def ridge_rows(
     prize, AAIM 2008, section 3.1. Dual form: Saunders, Gammerman, Vovk: Ridge regression learning
     algorithm in dual variables, ICML 1998, equation 8.
     """
-    width = other.shape[1]
-    gram = np.empty((width, width), other.dtype)
-    panel = np.empty((max(PANEL, width), width), other.dtype)
+    first = 1 if biased else 0
+    rank = other.shape[1] - first
+    width = padded(other, rank)
+    gram = np.zeros((width, width), other.dtype)
+    panel = np.zeros((max(PANEL, width), width), other.dtype)
     targets = np.empty(max(PANEL, width), other.dtype)
+    moments = np.empty((2, width), other.dtype)
+    solution = np.zeros(width, other.dtype)
+    work = np.empty((2, width), other.dtype)
     for u in range(len(indptr) - 1):
         begin, end = indptr[u], indptr[u + 1]
         row = rows[u]
@@ -61,90 +66,128 @@ def ridge_rows(
             squared_error[u] = 0.0
             penalised[u] = 0.0
             continue
-        mine, ratings = columns[begin:end], values[begin:end]
-        if separate:
-            normal_equations(mine, ratings, other, mean, biased, panel, targets, gram, row)
-            solved = _bias_then_factors(gram, row, own[u], penalty[u], bias_penalty[u])
-        elif end - begin < width:
-            solved = _dual(
-                mine, ratings, other, mean, biased, penalty[u], bias_penalty[u], gram, panel, targets, row
-            )
+        if end - begin < rank and not separate:
+            error = _dual(
+                columns, values, begin, end, other, first, mean, penalty[u], bias_penalty[u],
+                gram, panel, targets, moments, solution, work, row,
+            )  # fmt: skip
         else:
-            normal_equations(mine, ratings, other, mean, biased, panel, targets, gram, row)
-            for k in range(width):
-                gram[k, k] += penalty[u]
-            if biased:
-                gram[0, 0] += bias_penalty[u] - penalty[u]
-            solved = factorise(gram, width) == width
-            if solved:
-                substitute(gram, row, width)
-        if not solved:
-            unsolved[u] = True
-            row[:] = 0
-        squared_error[u] = squared_residual(mine, ratings, other, mean, biased, row)
+            error = _primal(
+                columns, values, begin, end, other, first, mean, penalty[u], bias_penalty[u], own, u,
+                separate, gram, panel, targets, moments, solution, work, row,
+            )  # fmt: skip
+        unsolved[u] = error < 0
+        squared_error[u] = error
         penalised[u] = row_penalty(row, penalty[u], bias_penalty[u], 0.0, biased)
 
 
-@njit(**OPTIONS)
-def _bias_then_factors(gram, row, own, penalty, bias_penalty):
-    """From the joint normal equations in (gram, row): b with p as it was, then p with that b."""
-    width = len(row)
-    bias = row[0]
-    for k in range(1, width):
-        bias -= gram[k, 0] * own[k]
-    bias /= gram[0, 0] + bias_penalty
-    row[0] = 0
-    for k in range(1, width):
-        row[k] -= bias * gram[k, 0]
-        gram[k, k] += penalty
-        gram[k, 0] = 0
-    gram[0, 0] = 1
-    solved = factorise(gram, width) == width
-    if solved:
-        substitute(gram, row, width)
-        row[0] = bias
-    return solved
+@part
+def _primal(
+    columns, values, begin, end, other, first, mean, penalty, bias_penalty, own, u, separate,
+    gram, panel, targets, moments, solution, work, row,
+):  # fmt: skip
+    """A row from the system in its factors; the squared error, or -1 where the system is singular.
 
-
-@njit(**OPTIONS)
-def _dual(columns, values, other, mean, biased, penalty, bias_penalty, gram, panel, targets, row):
-    """A row with fewer ratings than columns, from the system in its ratings.
-
-    The bias is b = s·1ᵀM⁻¹y / (s·1ᵀM⁻¹1 + s_b) with M = XXᵀ + sI, then a = M⁻¹(y − b1).
+    A bias is taken out first: solved for and substituted, b = (Σy − 1ᵀXp) / (n + s_b), which leaves the
+    same problem in p with less in G, Xᵀy and yᵀy. The squared error follows from the minimum of that
+    problem, yᵀy − yᵀXp.
     """
-    width = other.shape[1]
-    count = len(columns)
-    zero = other.dtype.type(0)
-    first = 1 if biased else 0
-    gather(columns, values, other, mean, biased, panel, targets)
+    rank = len(row) - first
+    square, total = normal_equations(
+        columns, values, begin, end, other, first, mean, panel, targets, gram, moments
+    )
+    size = end - begin + bias_penalty
+    if first:
+        bias = total / size
+        if separate:
+            for k in range(rank):
+                bias -= moments[1, k] * own[u, 1 + k] / size
+            square += bias * ((end - begin) * bias - 2 * total)
+        else:
+            square -= total * bias
+            for i in range(rank):
+                share = moments[1, i] / gram.dtype.type(size)
+                for j in range(i, rank):
+                    gram[i, j] -= share * moments[1, j]
+        row[0] = bias
+        for k in range(rank):
+            moments[0, k] -= gram.dtype.type(bias) * moments[1, k]
+    for k in range(rank):
+        gram[k, k] += penalty
+    if factorise(gram, rank, 1) < rank:
+        row[:] = 0
+        return -1.0
+    for k in range(len(solution)):
+        solution[k] = moments[0, k]
+    substitute(gram, solution, work, rank)
+    for k in range(rank):
+        row[first + k] = solution[k]
+    error = square
+    for k in range(rank):
+        p = np.float64(solution[k])
+        error -= p * (np.float64(moments[0, k]) + penalty * p)
+    if first and not separate:
+        bias = total
+        for k in range(rank):
+            bias -= moments[1, k] * solution[k]
+        row[0] = bias / size
+        error -= bias_penalty * np.float64(row[0]) ** 2
+    return settled(error, square, columns[begin:end], values[begin:end], other, mean, first == 1, row)
+
+
+@part
+def _dual(
+    columns, values, begin, end, other, first, mean, penalty, bias_penalty,
+    gram, panel, targets, moments, solution, work, row,
+):  # fmt: skip
+    """A row with fewer ratings than factors, from the system in its ratings; returns as `_primal` does.
+
+    The bias is b = s·1ᵀM⁻¹y / (s·1ᵀM⁻¹1 + s_b) with M = XXᵀ + sI, then a = M⁻¹(y − b1); what is left of
+    the targets is s·a.
+    """
+    rank = len(row) - first
+    count = end - begin
+    width = padded(gram, count)
     for j in range(count):
-        x = panel[j]
-        for m in range(j + 1):
-            z = panel[m]
-            dot = zero
-            for k in range(first, width):
-                dot += x[k] * z[k]
-            gram[j, m] = dot
+        targets[j] = values[begin + j]
+        if first:
+            targets[j] -= mean + other[columns[begin + j], 0]
+    whole = count // tile_rows(gram) * tile_rows(gram)
+    for j in range(0, whole, tile_rows(gram)):
+        copy_turned(panel, j, other, first, rank, columns, begin + j)
+    for k in range(rank):
+        for j in range(whole, count):
+            panel[k, j] = other[columns[begin + j], first + k]
+        for j in range(count, width):
+            panel[k, j] = 0
+    set_gram(gram, width, panel, rank)
+    for j in range(count):
         gram[j, j] += penalty
-    if factorise(gram, count) < count:
-        return False
-    substitute(gram, targets, count)
-    if biased:
-        # The panel's column of ones is solved for in place: it is not needed again.
-        ones = panel[:count, 0].copy()
-        substitute(gram, ones, count)
-        above, below = zero, zero
+    if factorise(gram, count, 1) < count:
+        return -1.0
+    weights = solution
+    for j in range(width):
+        weights[j] = targets[j] if j < count else 0
+    substitute(gram, weights, work, count)
+    if first:
+        ones = moments[0]
+        for j in range(width):
+            ones[j] = 1 if j < count else 0
+        substitute(gram, ones, work, count)
+        above, below = 0.0, 0.0
         for j in range(count):
-            above += targets[j]
+            above += weights[j]
             below += ones[j]
         # With s = 0 both terms are scaled away; a free bias then takes the limit s → 0.
         scale = penalty if bias_penalty > 0 else 1.0
-        bias = scale * above / (scale * below + bias_penalty)
+        row[0] = scale * above / (scale * below + bias_penalty)
         for j in range(count):
-            targets[j] -= bias * ones[j]
-        row[0] = bias
+            weights[j] -= row[0] * ones[j]
+    error = 0.0
     for j in range(count):
-        weight = targets[j]
-        for k in range(first, width):
-            row[k] += weight * panel[j, k]
-    return True
+        error += np.float64(weights[j]) * np.float64(weights[j])
+    for j in range(count):
+        x = other[columns[begin + j]]
+        for k in range(rank):
+            row[first + k] += weights[j] * x[first + k]
+    return penalty * penalty * error

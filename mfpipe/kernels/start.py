@@ -3,14 +3,13 @@
 import math
 
 import numpy as np
-from numba import njit
 
-from mfpipe.kernels import OPTIONS
+from mfpipe.kernels import kernel, part
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-@njit(**OPTIONS)
+@part
 def mix(state):
     """The output function of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014, figure 16)."""
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -18,7 +17,7 @@ def mix(state):
     return state ^ (state >> np.uint64(31))
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def normal_rows(keys, rows):
     """Fill each row with N(0, 1) numbers that depend on its key and the column only.
 
