@@ -271,8 +271,8 @@ def executor(
     cluster : str
         `serial`, `threads`, `local` (a Dask cluster of this machine), or a scheduler's address.
     workers, threads_per_worker : int, optional
-        By default all cores: as threads, or as one worker process with that many threads, which share
-        the factors without copies.
+        Of threads, all cores by default. Of a local cluster, that many worker processes; by default one
+        worker inside this process with all cores as threads, which shares the factors without copies.
     partitions : int, optional
         Per side; by default four for each thread.
     dashboard_address : str, optional
@@ -280,9 +280,8 @@ def executor(
     client : distributed.Client, optional
         An existing one to use instead of `cluster`.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if client is None and cluster in ("serial", "threads"):
-        threads = 1 if cluster == "serial" else (workers or cores)
+        threads = 1 if cluster == "serial" else (workers or available_cores())
         here = InProcess(ratings, dtype, partitions or 4 * threads, threads)
         with _one_blas_thread():
             try:
@@ -320,17 +319,19 @@ def connect(
     from distributed import Client, LocalCluster
 
     if cluster == "local":
-        cores = len(os.sched_getaffinity(0))
-        workers = workers or 1
-        with (
-            LocalCluster(
-                n_workers=workers,
-                threads_per_worker=threads_per_worker or max(1, cores // workers),
-                dashboard_address=dashboard_address or "127.0.0.1:8787",
-                host="127.0.0.1",
-            ) as local,
-            Client(local) as made,
-        ):
+        threads = threads_per_worker or max(1, available_cores() // (workers or 1))
+        settings: dict[str, Any] = {
+            "n_workers": workers or 1,
+            "threads_per_worker": threads,
+            "dashboard_address": dashboard_address or "127.0.0.1:8787",
+        }
+        if workers:
+            settings["host"] = "127.0.0.1"
+        else:
+            # In this process nothing is copied. The worker's own page would otherwise listen everywhere,
+            # and at a memory limit, which would be this process's, Dask only stops and waits.
+            settings |= {"processes": False, "memory_limit": None, "worker_dashboard_address": "127.0.0.1:0"}
+        with _one_blas_thread(), LocalCluster(**settings) as local, Client(local) as made:
             log.info("Dask dashboard: %s", made.dashboard_link)
             yield made
         return
@@ -348,6 +349,11 @@ def connect(
                 f"{cluster}: the scheduler has no workers; start one with: dask worker {cluster}"
             )
         yield made
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -115,9 +115,11 @@ def test_an_existing_cluster_is_used_by_address_and_left_running(small, client):
     assert client.submit(lambda: 1).result() == 1
 
 
-def test_the_local_cluster_and_its_dashboard_listen_on_loopback_only():
+@pytest.mark.parametrize("workers", [None, 1])
+def test_the_local_cluster_and_its_dashboard_listen_on_loopback_only(workers):
     psutil = pytest.importorskip("psutil")
-    with connect("local", dashboard_address="127.0.0.1:0"):
+    with connect("local", workers, dashboard_address="127.0.0.1:0") as client:
+        assert client.scheduler_info()["address"].startswith("tcp" if workers else "inproc")
         me = psutil.Process()
         for process in (me, *me.children(recursive=True)):
             for connection in process.net_connections("tcp"):
