@@ -332,7 +332,10 @@ def connect(
             # and at a memory limit, which would be this process's, Dask only stops and waits.
             settings |= {"processes": False, "memory_limit": None, "worker_dashboard_address": "127.0.0.1:0"}
         with _one_blas_thread(), LocalCluster(**settings) as local, Client(local) as made:
-            log.info("Dask dashboard: %s", made.dashboard_link)
+            # Dask's own link names another of the machine's addresses for a worker in this process.
+            port = made.scheduler_info()["services"].get("dashboard")
+            host = str(settings["dashboard_address"]).rpartition(":")[0] or "127.0.0.1"
+            log.info("Dask dashboard: http://%s:%s/status", host, port)
             yield made
         return
     try:
