@@ -117,3 +117,87 @@ def show_models(console: Console, rows: list[dict]) -> None:
             row["name"], row["version"], current, row["model"], number(row["test_rmse"]), row["created"][:16]
         )
     _print(console, "Stored models", table)
+
+
+def show_path(console: Console, record: dict) -> None:
+    """The λ of `path`, from small to large."""
+    table = _table(
+        "λ",
+        "objective",
+        "train\nRMSE",
+        "valid.\nRMSE",
+        "zeros",
+        "user\nnorm",
+        "item\nnorm",
+        "iter.",
+        "seconds",
+    )
+    for row in record["path"]:
+        best = row["regularization"] == record["best"]
+        table.add_row(
+            f"{row['regularization']:.4g}",
+            f"{row['objective']:.6g}",
+            number(row["train_rmse"]),
+            number(row["validation_rmse"]),
+            f"{100 * row['sparsity']:.1f} %",
+            f"{row['user_norm']:.4g}",
+            f"{row['item_norm']:.4g}",
+            str(row["n_iter"]),
+            f"{row['seconds']:.3f}",
+            style="bold" if best else None,
+        )
+    params = record["params"]
+    _print(console, f"{record['model']}, rank {params['rank']}, {params['weighting']} weighting", table)
+    best = next(row for row in record["path"] if row["regularization"] == record["best"])
+    console.print()
+    console.print(f"largest useful λ: {record['largest_useful']:.5g}", soft_wrap=True)
+    console.print(
+        f"lowest validation RMSE: {best['validation_rmse']:.4f} stars at λ = {record['best']:.4g}",
+        soft_wrap=True,
+    )
+    within = record["one_standard_error"]
+    if within is not None:
+        console.print(
+            f"largest λ within one standard error of it: {within['regularization']:.4g} "
+            f"({within['validation_rmse']:.4f} stars)",
+            soft_wrap=True,
+        )
+    _end(console, record)
+
+
+def show_tune(console: Console, record: dict) -> None:
+    """The rungs of `tune`, and the candidates that came to the last one."""
+    table = _table("rung", "candidates", "iterations", "best validation RMSE")
+    for at, rung in enumerate(record["schedule"], 1):
+        figures = (rung["candidates"], rung["iterations"], number(rung["validation_rmse"]))
+        table.add_row(str(at), *map(str, figures))
+    _print(console, f"{record['model']}: successive halving by a factor of {record['factor']}", table)
+    console.print()
+    table = _table("weighting", "rank", "λ", "train RMSE", "valid. RMSE", "iterations", "seconds")
+    last = sorted((row for row in record["candidates"] if row["place"]), key=lambda row: row["place"])
+    for row in last:
+        end = row["rungs"][-1]
+        table.add_row(
+            row["weighting"],
+            str(row["rank"]),
+            f"{row['regularization']:.4g}",
+            number(end["train_rmse"]),
+            number(end["validation_rmse"]),
+            str(end["n_iter"]),
+            f"{row['seconds']:.3f}",
+            style="bold" if row["place"] == 1 else None,
+        )
+    _print(console, "Of the last rung", table)
+    spent, most = record["iterations"]["spent"], record["iterations"]["without_halving"]
+    console.print(f"\n{spent:,} iterations in all, of at most {most:,} without halving")
+    _end(console, record)
+
+
+def _end(console: Console, record: dict) -> None:
+    for note in record["notes"]:
+        console.print(f"note: {note}", soft_wrap=True)
+    console.print(f"\nto train with it: {record['command']}", soft_wrap=True)
+    if "report" in record:
+        console.print(f"report: {record['report']}", soft_wrap=True)
+    console.print()
+    show_timings(console, record["timings"])

@@ -263,9 +263,13 @@ class FactorModel(Model):
         """What is left for the factors to explain."""
         return rating
 
+    def collapse_bound(self, user, item, rating, start: Factors) -> float | None:
+        """The λ from which on a fit from this start is known to end with all factors zero."""
+        return self.largest_useful_regularization(user, item, rating)
+
     def collapse(self, user, item, rating, start: Factors) -> str | None:
         """Why all factors are zero, in words; None where the parameters do not explain it."""
-        bound = self.largest_useful_regularization(user, item, rating)
+        bound = self.collapse_bound(user, item, rating, start)
         if bound is None or self.regularization < bound:
             return None
         return (
