@@ -88,10 +88,12 @@ def partitions(iterations: list[dict]) -> figure:
 
 def systems(rows: list[dict]) -> figure:
     """Test RMSE of every system."""
-    names = [row["model"] for row in rows]
+    names = [row["label"] for row in rows]
     source = ColumnDataSource({"system": names, "rmse": [row["test_rmse"] for row in rows]})
     plot = _figure("", "test RMSE (stars)", x_range=names)
     plot.vbar("system", top="rmse", width=0.6, color=BLUE, source=source)
+    if max(map(len, names)) > 15:
+        plot.xaxis.major_label_orientation = 0.6
     plot.add_tools(HoverTool(tooltips=[("system", "@system"), ("test RMSE", "@rmse")]))
     plot.y_range.update(start=0)
     return plot

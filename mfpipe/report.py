@@ -57,7 +57,7 @@ def _between(values: list[float], digits: str = ".6g") -> str:
 PANELS = [
     Panel(
         "Every system on the same test records",
-        lambda s: "; ".join(f"{row['model']} {row['test_rmse']:.4f}" for row in s.systems) + " stars.",
+        lambda s: "; ".join(f"{row['label']} {row['test_rmse']:.4f}" for row in s.systems) + " stars.",
         lambda s: plots.systems(s.systems),
         lambda s: bool(s.systems),
     ),
@@ -155,7 +155,7 @@ def render(version: Version) -> str:
         version.table("history.parquet").to_pydict(),
         version.json("timings.json"),
         version.json("metrics.json"),
-        version.json("systems.json") if "systems.json" in version.manifest["files"] else [],
+        _systems(version),
     )
     return page(
         "report.html",
@@ -167,6 +167,13 @@ def render(version: Version) -> str:
         stages=stored.timings["stages"],
         command=_command(version.manifest),
     )
+
+
+def _systems(version: Version) -> list[dict]:
+    """The comparison that the version was made in, if any; older ones call a system by its model."""
+    if "systems.json" not in version.manifest["files"]:
+        return []
+    return [{"label": row["model"]} | row for row in version.json("systems.json")]
 
 
 def page(template: str, panels: Sequence[Panel], drawn_from: Any, **context: Any) -> str:

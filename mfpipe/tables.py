@@ -28,34 +28,38 @@ def number(value: Any, digits: int = 4) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
 
 
-def seconds(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f} s"
-
-
 def show_comparison(console: Console, record: dict) -> None:
     """The systems of `compare`: accuracy, time, and the test record asked for."""
     systems = record["systems"]
-    accuracy = _table("system", "all", "warm", "cold", "objective", "iterations", "zeros")
+    accuracy = _table("system", "all", "warm", "cold", "objective", "iter.", "zeros")
     for s in systems:
         zeros = None if s["sparsity"] is None else f"{100 * s['sparsity']:.1f} %"
         figures = (number(s[key]) for key in ("test_rmse", "test_rmse_warm", "test_rmse_cold"))
-        accuracy.add_row(s["model"], *figures, f"{s['objective']:.6g}", str(s["n_iter"]), zeros or "–")
+        accuracy.add_row(s["label"], *figures, f"{s['objective']:.6g}", str(s["n_iter"]), zeros or "–")
     _print(console, "Test RMSE in stars", accuracy)
-    time = _table("system", "serial", "threads", "cluster", "speed-up", "identical")
-    for s in systems:
-        ways = (seconds(s["seconds"].get(way)) for way in ("serial", "threads", "cluster"))
-        speedup = "–" if s["speedup"] is None else f"{s['speedup']:.2f}×"
-        time.add_row(s["model"], *ways, speedup, "yes" if s["identical"] else "NO")
     console.print()
-    _print(console, "Fitting time", time)
+    _print(console, "Fitting time in seconds, and how many times faster than serial", _times(systems))
+    for note in record["notes"]:
+        console.print(f"\nnote: {note}")
     if systems and systems[0]["record"]:
         first = systems[0]["record"]
         title = f"Test record {first['record']}: user {first['user']}, item {first['item']}"
         table = _table("system", "predicted", "true")
         for s in systems:
-            table.add_row(s["model"], str(s["record"]["predicted"]), str(s["record"]["true"]))
+            table.add_row(s["label"], str(s["record"]["predicted"]), str(s["record"]["true"]))
         console.print()
         _print(console, title, table)
+
+
+def _times(systems: list[dict]) -> Table:
+    table = _table("system", "serial", "threads", "", "cluster", "", "identical")
+    for s in systems:
+        cells = [number(s["seconds"]["serial"], 3)]
+        for way in ("threads", "cluster"):
+            faster = s["speedups"].get(way)
+            cells += [number(s["seconds"].get(way), 3), "–" if faster is None else f"{faster:.2f}×"]
+        table.add_row(s["label"], *cells, "yes" if s["identical"] else "NO")
+    return table
 
 
 def show_timings(console: Console, timings: dict[str, float]) -> None:

@@ -32,6 +32,7 @@ ALLOWED = {
     "progress": set(),
     "tables": set(),
     "pipeline": {"models", "ratings", "dataset", "executors", "fit", "fitted", "evaluate", "store"},
+    "systems": {"models"},
     "independent": {"executors"},
     "regularization": {"command_line", "models", "ratings", "executors", "fit", "pipeline"},
     "halving": {"models", "ratings", "executors", "fit", "independent", "pipeline", "regularization"},
