@@ -30,6 +30,7 @@ from mfpipe.ratings import Ratings
 log = logging.getLogger(__name__)
 
 DECADES = 3  # what a grid spans below the largest useful λ
+NOTHING = 1e-14  # a largest useful λ, as a share of the ratings' root mean square, that is rounding alone
 VANISHED = 1e-3  # a direction's singular value, as a share of the largest, below which it starts anew
 
 
@@ -49,7 +50,9 @@ def parse_lambdas(text: str) -> int | list[float]:
     )
 
 
-def grid(model: FactorModel, ratings: Ratings, lambdas: int | Sequence[float]) -> list[float]:
+def grid(
+    model: FactorModel, ratings: Ratings, lambdas: int | Sequence[float], inclusive: bool = False
+) -> list[float]:
     """The λ to try, from the largest to the smallest.
 
     Parameters
@@ -58,14 +61,16 @@ def grid(model: FactorModel, ratings: Ratings, lambdas: int | Sequence[float]) -
     ratings : Ratings
         Those that are trained on.
     lambdas : int or sequence of float
-        Which; or how many, which are then equally far apart in log λ over `DECADES` below the largest
-        useful one (for an l1 penalty the λ at which the first half-step from the model's start gives
-        zeros).
+        Which; or how many, which are then equally far apart in log λ over the `DECADES` below the largest
+        useful one (for an l1 penalty the λ at which the first half-step from the model's start gives zeros).
+    inclusive : bool
+        Whether a counted grid begins at the largest useful λ, or one step below it.
     """
     if not isinstance(lambdas, int):
         return sorted(lambdas, reverse=True)
     largest = largest_useful(model, ratings)
-    return [largest * 10 ** (-DECADES * k / lambdas) for k in range(1, lambdas + 1)]
+    first = 0 if inclusive else 1
+    return [largest * 10 ** (-DECADES * k / lambdas) for k in range(first, lambdas + first)]
 
 
 def largest_useful(model: FactorModel, ratings: Ratings) -> float:
@@ -81,7 +86,7 @@ def largest_useful(model: FactorModel, ratings: Ratings) -> float:
         model = type(model)(**model.params | {"nonnegative": False})
     start = starting_factors(model, ratings)
     bound = model.collapse_bound(ratings.user, ratings.item, ratings.rating, start)
-    if not bound:
+    if not bound or bound < NOTHING * math.sqrt(np.mean(ratings.rating**2)):
         raise ParameterError("--lambdas: these ratings leave nothing for factors to explain, whatever λ")
     return bound
 
@@ -208,7 +213,8 @@ def path(
     timings = {"ingest": prepared.seconds, "compile": compile_kernels(model)}
     began = time.perf_counter()
     largest = largest_useful(model, prepared.ratings)
-    wanted = grid(model, prepared.ratings, lambdas)
+    # Under an l1 penalty the end to reach is a collapse; the ridge's largest λ has nothing to show.
+    wanted = grid(model, prepared.ratings, lambdas, inclusive=bool(model.l1_share))
     wanted = wanted[::-1] if model.l1_share else wanted
     opening = time.perf_counter()
     with executor(prepared.ratings, model.storage, **place.settings()) as where:

@@ -199,7 +199,7 @@ def show_tune(console: Console, record: dict) -> None:
 
 def _end(console: Console, record: dict) -> None:
     for note in record["notes"]:
-        console.print(f"note: {note}", soft_wrap=True)
+        console.print(f"note: {note}")
     console.print(f"\nto train with it: {record['command']}", soft_wrap=True)
     if "report" in record:
         console.print(f"report: {record['report']}", soft_wrap=True)

@@ -279,10 +279,15 @@ class FactorModel(Model):
 
 
 def largest_singular_value(matrix) -> float:
-    """σ_max of a sparse matrix, by Lanczos from a fixed start."""
+    """σ_max of a sparse matrix, by Lanczos from a fixed start.
+
+    The start is a random one: the rows of bias-free residuals sum to zero, so that ones would be no start.
+    """
     if min(matrix.shape) == 1:
         return float(scipy.sparse.linalg.norm(matrix))
-    start = np.ones(min(matrix.shape))
+    if not matrix.count_nonzero():
+        return 0.0
+    start = np.random.default_rng(0).standard_normal(min(matrix.shape))
     return float(scipy.sparse.linalg.svds(matrix, k=1, v0=start, return_singular_vectors=False)[0])
 
 
