@@ -105,8 +105,8 @@ def fit_path(
     list of dict
         For each λ that was fitted: `regularization, objective, train_rmse, validation_rmse,
         squared_errors` (of each validation record, in squared stars), `sparsity, user_norm, item_norm`
-        (Euclidean norms of all factors of a side), `n_iter, converged, collapsed, start, seconds`.
-        Under an l1 penalty none follows one with nothing but zeros: they stay zero for every larger λ.
+        (Euclidean norms of all factors of a side), `n_iter, converged, collapsed, start, seconds`, and
+        `solver_seconds` (in row solvers, summed over the threads that ran them). Under an l1 penalty none follows one with nothing but zeros: they stay zero for every larger λ.
     """
     ratings = prepared.ratings
     keyed = starting_factors(model, ratings)
@@ -169,6 +169,12 @@ def _record(fitted: Fit, prepared: Prepared, start: str) -> dict:
         "collapsed": fitted.collapsed,
         "start": start,
         "seconds": fitted.seconds,
+        "solver_seconds": sum(
+            part["seconds"]
+            for each in fitted.history
+            for half in each["half_steps"]
+            for part in half["partitions"]
+        ),
     }
 
 
@@ -231,7 +237,7 @@ def path(
         "largest_useful": largest,
         "best": best["regularization"],
         "one_standard_error": one_standard_error(records, best, prepared),
-        "notes": _notes(model, records, best, wanted),
+        "notes": _notes(model, records, best, wanted) + _overhead(records, place),
         "command": command(data, dataclasses.replace(model, regularization=best["regularization"])),
         "data": prepared.data(),
     }
@@ -290,7 +296,7 @@ def _notes(model: FactorModel, records: list[dict], best: dict, wanted: Sequence
         zeros = [record["regularization"] for record in records if record["sparsity"] == 1]
         exact = f"; all are exactly zero from {min(zeros):.4g} on" if zeros else ""
         first = f"{min(collapsed):.4g}"
-        notes.append(f"collapsed, with factors that explain next to nothing, from λ = {first} on{exact}")
+        notes.append(f"from λ = {first} on collapsed: the factors explain next to nothing{exact}")
     if len(records) < len(wanted):
         notes.append(
             f"{len(wanted) - len(records)} larger λ were not fitted: under an l1 penalty zeros stay zero"
@@ -306,3 +312,14 @@ def _notes(model: FactorModel, records: list[dict], best: dict, wanted: Sequence
             "raise --max-iter, or accept a larger --tol"
         )
     return notes
+
+
+def _overhead(records: list[dict], place: Place) -> list[str]:
+    """Whether most of the time on a cluster went into reaching it, from the fits' own seconds."""
+    solving, whole = (sum(record[key] for record in records) for key in ("solver_seconds", "seconds"))
+    if place.cluster in ("serial", "threads") or solving > whole / 2:
+        return []
+    return [
+        f"the row solvers took {solving:.2g} of the {whole:.2g} s of all fits, the rest is the cluster's "
+        "overhead; --cluster threads has none"
+    ]

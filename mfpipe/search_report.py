@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mfpipe import plots
 from mfpipe.report import Panel, page, write_page
+from mfpipe.tables import largest_in_words
 
 PATH_PANELS = [
     Panel(
@@ -42,8 +43,9 @@ TUNE_PANELS = [
     Panel(
         "Validation RMSE by iterations",
         lambda found: (
-            "; ".join(
-                f"after {rung['iterations']} iterations the best of {rung['candidates']} has "
+            "After "
+            + "; after ".join(
+                f"{rung['iterations']} iterations: the best of {rung['candidates']} has "
                 f"{rung['validation_rmse']:.4f}"
                 for rung in found["schedule"]
             )
@@ -87,10 +89,10 @@ def write_path_report(found: dict, path: Path) -> None:
         ending = f"; the largest λ within one standard error of it is {within['regularization']:.4g}."
     summary = (
         f"{found['model']} of rank {params['rank']} with {params['weighting']} weighting at "
-        f"{len(found['path'])} λ; the largest useful one is {found['largest_useful']:.5g}. The lowest "
+        f"{len(found['path'])} λ; {largest_in_words(found)}. The lowest "
         f"validation RMSE is {_best(found)['validation_rmse']:.4f} stars at λ = {found['best']:.4g}" + ending
     )
-    _write("Regularization path", summary, columns, found["path"], PATH_PANELS, found, path)
+    _write("Regularization path", "Every λ", summary, columns, found["path"], PATH_PANELS, found, path)
 
 
 def write_tune_report(found: dict, path: Path) -> None:
@@ -116,10 +118,18 @@ def write_tune_report(found: dict, path: Path) -> None:
         f"{best['n_iter']} iterations. It took {spent['spent']:,} iterations in all; without halving it "
         f"could have been {spent['without_halving']:,}."
     )
-    _write("Successive halving", summary, columns, found["candidates"], TUNE_PANELS, found, path)
+    rows = sorted(found["candidates"], key=_standing)
+    _write("Successive halving", "Every candidate", summary, columns, rows, TUNE_PANELS, found, path)
 
 
-def _write(title: str, summary: str, columns: dict, rows: list, panels, found: dict, path: Path) -> None:
+def _standing(row: dict) -> tuple[int, float]:
+    """The further a candidate came the higher, and among equals the one that was judged better."""
+    return -len(row["rungs"]), row["rungs"][-1]["validation_rmse"]
+
+
+def _write(
+    title: str, caption: str, summary: str, columns: dict, rows: list, panels, found: dict, path: Path
+) -> None:
     html = page(
         "search.html",
         panels,
@@ -128,6 +138,7 @@ def _write(title: str, summary: str, columns: dict, rows: list, panels, found: d
         summary=summary,
         notes=found["notes"],
         columns=list(columns),
+        caption=caption,
         rows=[[cell(row) for cell in columns.values()] for row in rows],
         stages=found["timings"],
         command=found["command"],

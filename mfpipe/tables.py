@@ -154,7 +154,7 @@ def show_path(console: Console, record: dict) -> None:
     _print(console, f"{record['model']}, rank {params['rank']}, {params['weighting']} weighting", table)
     best = next(row for row in record["path"] if row["regularization"] == record["best"])
     console.print()
-    console.print(f"largest useful λ: {record['largest_useful']:.5g}", soft_wrap=True)
+    console.print(largest_in_words(record), soft_wrap=True)
     console.print(
         f"lowest validation RMSE: {best['validation_rmse']:.4f} stars at λ = {record['best']:.4g}",
         soft_wrap=True,
@@ -167,6 +167,13 @@ def show_path(console: Console, record: dict) -> None:
             soft_wrap=True,
         )
     _end(console, record)
+
+
+def largest_in_words(found: dict) -> str:
+    """The λ from which on a path has nothing to find, and what it is."""
+    if found["params"].get("l1_ratio"):
+        return f"the first half-step from the start gives zeros from λ = {found['largest_useful']:.5g} on"
+    return f"the largest useful λ is {found['largest_useful']:.5g}"
 
 
 def show_tune(console: Console, record: dict) -> None:

@@ -27,7 +27,7 @@ ALLOWED = {
     "plots": set(),
     "command_line": {"models", "ratings"},
     "report": {"command_line", "plots", "models", "fitted", "store"},
-    "search_report": {"plots", "report"},
+    "search_report": {"plots", "report", "tables"},
     "synth": set(),
     "progress": set(),
     "tables": set(),

@@ -24,6 +24,7 @@ from mfpipe.models.base import Factors
 from mfpipe.pipeline import Data, Place, Prepared
 from mfpipe.regularization import fit_path, grid, largest_useful, parse_lambdas, path, with_all_directions
 from mfpipe.search_report import PATH_PANELS, TUNE_PANELS, write_path_report, write_tune_report
+from tests.browser import browser, plots_shown
 from tests.make import ratings_of, write
 from tests.test_cli import TEST, TINY, TRAIN, run  # noqa: F401 - `run` is a fixture
 
@@ -198,6 +199,16 @@ def test_the_largest_lambda_within_one_standard_error(tmp_path):
     assert within["validation_rmse"] == rmse[within["regularization"]]
 
 
+def test_what_a_cluster_costs_is_said(run, tmp_path):  # noqa: F811
+    options = ("--lambdas", 2, "--max-iter", 2, "--dashboard-address", "127.0.0.1:0", "--json")
+    source = write(tmp_path / "r.csv", TINY)
+    found = json.loads(run("path", source, *options)[1])
+    assert any("row solvers took" in note for note in found["notes"])
+    assert all(0 < row["solver_seconds"] < row["seconds"] for row in found["path"])
+    found = json.loads(run("path", source, *options, "--cluster", "serial")[1])
+    assert not any("row solvers took" in note for note in found["notes"])
+
+
 def test_the_standard_error_is_that_of_a_mean_over_users(prepared, here):
     from mfpipe.regularization import one_standard_error
 
@@ -298,7 +309,7 @@ def test_path_prints_a_table_of_80_columns_json_and_a_report(run, tmp_path):  # 
     assert code == 0, err
     table = [line for line in out.splitlines() if "mfpipe train" not in line]
     assert max(map(len, table)) <= 80
-    assert "largest useful λ" in out
+    assert "the largest useful λ is" in out
     html = Path("path.html").read_text()
     for panel in PATH_PANELS:
         assert panel.title in html
@@ -379,6 +390,27 @@ def test_a_test_file_is_refused_by_the_functions_too(tmp_path):
 def test_bad_input_is_exit_3(run, tmp_path):  # noqa: F811
     for command in ("path", "tune"):
         assert run(command, "missing.csv")[0] == 3
+
+
+def test_both_reports_are_drawn_in_a_browser(tmp_path):
+    data = Data([write(tmp_path / "r.csv", TINY)])
+    write_path_report(path(data, ALS(2, max_iter=2), 3, SERIAL), tmp_path / "path.html")
+    found = tune(data, ALS(2, max_iter=9), [1, 2], 2, ["uniform", "count"], 2, 2, SERIAL)
+    write_tune_report(found, tmp_path / "tune.html")
+    with browser(tmp_path / "profile") as page:
+        for name, panels in (("path", PATH_PANELS), ("tune", TUNE_PANELS)):
+            page.get((tmp_path / f"{name}.html").as_uri())
+            plots = plots_shown(page, len(panels))
+            assert [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"] == []
+            assert (
+                page.execute_script("return performance.getEntriesByType('resource').map(r => r.name)") == []
+            )
+            assert all(plot["size"] > 100 for plot in plots)
+            points = {count for plot in plots for count in plot["points"]}
+            assert points == ({3, 1} if name == "path" else {4})
+            page.set_window_size(390, 2000)
+            wide = page.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
+            assert wide <= 0
 
 
 def test_hostile_names_are_shown_as_text(tmp_path):

@@ -281,7 +281,7 @@ class FactorModel(Model):
 def largest_singular_value(matrix) -> float:
     """σ_max of a sparse matrix, by Lanczos from a fixed start.
 
-    The start is a random one: the rows of bias-free residuals sum to zero, so that ones would be no start.
+    Not from ones: the residuals of free biases sum to zero in every row and column.
     """
     if min(matrix.shape) == 1:
         return float(scipy.sparse.linalg.norm(matrix))
