@@ -106,7 +106,8 @@ def fit_path(
         For each λ that was fitted: `regularization, objective, train_rmse, validation_rmse,
         squared_errors` (of each validation record, in squared stars), `sparsity, user_norm, item_norm`
         (Euclidean norms of all factors of a side), `n_iter, converged, collapsed, start, seconds`, and
-        `solver_seconds` (in row solvers, summed over the threads that ran them). Under an l1 penalty none follows one with nothing but zeros: they stay zero for every larger λ.
+        `solver_seconds` (in row solvers, summed over the threads that ran them). Under an l1 penalty none
+        follows one with nothing but zeros: they stay zero for every larger λ.
     """
     ratings = prepared.ratings
     keyed = starting_factors(model, ratings)
