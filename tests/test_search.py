@@ -1,8 +1,10 @@
 """Choosing parameters: the regularization path, and successive halving."""
 
 import json
+import os
 import re
 import shlex
+import signal
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from mfpipe.errors import ParameterError
+from mfpipe.errors import ClusterError, ParameterError
 from mfpipe.evaluate import Holdout
 from mfpipe.executors import executor
 from mfpipe.fit import fit, starting_factors
@@ -298,6 +300,33 @@ def test_candidates_are_every_combination_with_a_grid_for_each_weighting(small):
     for model in models[::3]:
         assert model.regularization == pytest.approx(largest_useful(model, small) / 10)
     assert {m.regularization for m in candidates(ALS_64, small, [2, 4], [0.5, 0.1], ["count"])} == {0.5, 0.1}
+
+
+@pytest.mark.timeout(120)
+def test_independent_calls_survive_a_worker_and_report_a_call_that_kills_them_all(tmp_path):
+    once = tmp_path / "once"
+
+    def call(shared, number):
+        if number == 3 and not once.exists():
+            once.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return shared + number
+
+    def deadly(shared, number):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    place = {"cluster": "local", "workers": 2, "dashboard_address": "127.0.0.1:0"}
+    with independent(lambda: 100, **place) as calls:
+        assert calls(call, range(6)) == [100, 101, 102, 103, 104, 105]
+        assert once.exists()
+        with pytest.raises(ClusterError, match="lost for good"):
+            calls(deadly, [0])
+
+
+def test_a_call_that_fails_is_reported_as_it_is():
+    for place in ({"cluster": "serial"}, {"cluster": "threads"}):
+        with independent(lambda: 0, **place) as calls, pytest.raises(ZeroDivisionError):
+            calls(lambda shared, number: number / shared, [1, 2])
 
 
 # --- the command line
