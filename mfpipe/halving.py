@@ -23,7 +23,7 @@ from mfpipe.executors import InProcess
 from mfpipe.fit import fit
 from mfpipe.independent import Run, independent
 from mfpipe.models import FactorModel
-from mfpipe.models.base import Factors, flag
+from mfpipe.models.base import Factors, Totals, flag
 from mfpipe.pipeline import Data, Place, Prepared, compile_kernels, prepare
 from mfpipe.ratings import Ratings
 from mfpipe.regularization import command, grid, require_validation
@@ -126,9 +126,12 @@ def check_search(ranks, weightings, factor: int, min_resources: int, model: Fact
 
 def update_candidate(trial: Trial, turn: Turn) -> Standing:
     """Go on with one candidate on one thread, from its factors or from the start, and judge it."""
-    model, prepared = turn.model, trial.prepared
-    fitted = fit(model, prepared.ratings, trial.where, start=turn.factors)
-    pairs = prepared.pairs
+    model, ratings, pairs = turn.model, trial.prepared.ratings, trial.prepared.pairs
+    start = turn.factors
+    if start is not None and model.balances:  # as between any two iterations, which a fit cannot know of
+        counts = Factors(np.bincount(ratings.user), np.bincount(ratings.item))
+        start = model.balanced(start, counts, Totals(len(ratings), float(ratings.rating.mean())))
+    fitted = fit(model, ratings, trial.where, start=start)
     predicted = model.predict(fitted.factors, pairs.users, pairs.items, fitted.baseline)
     return Standing(
         fitted.factors,
@@ -278,12 +281,12 @@ def tune(
         "schedule": [rung._asdict() | _best_of(at, records) for at, rung in enumerate(schedule)],
         "candidates": records,
         "best": best | records[at]["rungs"][-1],
-        "iterations": {
+        "iterations": {  # the second where none converged sooner
             "spent": sum(record["rungs"][-1]["n_iter"] for record in records),
             "without_halving": len(models) * schedule[-1].iterations,
         },
         "command": command(data, winner),
-        "notes": _notes(records, records[at], lambdas),
+        "notes": _notes(records, records[at]),
         "data": prepared.data(),
         "timings": timings,
     }
@@ -294,7 +297,7 @@ def _best_of(at: int, records: list[dict]) -> dict:
     return {"validation_rmse": min(judged)}
 
 
-def _notes(records: list[dict], best: dict, lambdas: int | Sequence[float]) -> list[str]:
+def _notes(records: list[dict], best: dict) -> list[str]:
     """What a reader of the table should know."""
     notes = []
     same = [r for r in records if all(r[key] == best[key] for key in ("rank", "weighting"))]

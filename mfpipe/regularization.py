@@ -50,31 +50,24 @@ def parse_lambdas(text: str) -> int | list[float]:
     )
 
 
-def grid(
-    model: FactorModel, ratings: Ratings, lambdas: int | Sequence[float], inclusive: bool = False
-) -> list[float]:
-    """The λ to try, from the largest to the smallest.
+def grid(model: FactorModel, ratings: Ratings, lambdas: int | Sequence[float]) -> list[float]:
+    """The λ to try, falling: those given, or so many below the largest useful one."""
+    if isinstance(lambdas, int):
+        return below(largest_useful(model, ratings), lambdas)
+    return sorted(lambdas, reverse=True)
 
-    Parameters
-    ----------
-    model : FactorModel
-    ratings : Ratings
-        Those that are trained on.
-    lambdas : int or sequence of float
-        Which; or how many, which are then equally far apart in log λ over the `DECADES` below the largest
-        useful one (for an l1 penalty the λ at which the first half-step from the model's start gives zeros).
-    inclusive : bool
-        Whether a counted grid begins at the largest useful λ, or one step below it.
-    """
-    if not isinstance(lambdas, int):
-        return sorted(lambdas, reverse=True)
-    largest = largest_useful(model, ratings)
+
+def below(largest: float, n: int, inclusive: bool = False) -> list[float]:
+    """Falling λ, equally far apart in log λ over the `DECADES` below the largest, with it or without it."""
     first = 0 if inclusive else 1
-    return [largest * 10 ** (-DECADES * k / lambdas) for k in range(first, lambdas + first)]
+    return [largest * 10 ** (-DECADES * k / n) for k in range(first, n + first)]
 
 
 def largest_useful(model: FactorModel, ratings: Ratings) -> float:
     """The λ from which on a fit ends with all factors zero.
+
+    For an l1 penalty, where that depends on the start, the λ from which on the first half-step from the
+    model's keyed start gives zeros.
 
     Raises
     ------
@@ -200,7 +193,7 @@ def path(
     model : FactorModel
         Its own `regularization` is not used.
     lambdas : int or sequence of float
-        See `grid`.
+        Which λ, or how many; see `below`.
 
     Returns
     -------
@@ -221,12 +214,14 @@ def path(
     began = time.perf_counter()
     largest = largest_useful(model, prepared.ratings)
     # Under an l1 penalty the end to reach is a collapse; the ridge's largest λ has nothing to show.
-    wanted = grid(model, prepared.ratings, lambdas, inclusive=bool(model.l1_share))
-    wanted = wanted[::-1] if model.l1_share else wanted
+    rising = model.l1_share > 0
+    wanted = below(largest, lambdas, inclusive=rising) if isinstance(lambdas, int) else lambdas
+    wanted = sorted(wanted, reverse=not rising)
     opening = time.perf_counter()
     with executor(prepared.ratings, model.storage, **place.settings()) as where:
         opened = time.perf_counter()
-        stage(f"fitting {model.name} at {len(wanted)} λ, {direction(model)}")
+        how = "from small to large" if rising else "from large to small"
+        stage(f"fitting {model.name} at {len(wanted)} λ, {how}")
         records = fit_path(model, wanted, prepared, where, on_fit)
         fitted = time.perf_counter()
     timings |= {"grid": opening - began, "start": opened - opening, "fit": fitted - opened}
@@ -246,10 +241,6 @@ def path(
         del record["squared_errors"]
     timings["total"] = time.perf_counter() - started
     return found | {"path": records, "timings": timings}
-
-
-def direction(model: FactorModel) -> str:
-    return "from small to large" if model.l1_share else "from large to small"
 
 
 def require_validation(data: Data) -> None:

@@ -24,7 +24,15 @@ from mfpipe.independent import independent
 from mfpipe.models import ALS, BiasedALS, LassoMF
 from mfpipe.models.base import Factors
 from mfpipe.pipeline import Data, Place, Prepared
-from mfpipe.regularization import fit_path, grid, largest_useful, parse_lambdas, path, with_all_directions
+from mfpipe.regularization import (
+    below,
+    fit_path,
+    grid,
+    largest_useful,
+    parse_lambdas,
+    path,
+    with_all_directions,
+)
 from mfpipe.search_report import PATH_PANELS, TUNE_PANELS, write_path_report, write_tune_report
 from tests.browser import browser, plots_shown
 from tests.make import ratings_of, write
@@ -73,7 +81,7 @@ def test_a_grid_is_below_the_largest_useful_lambda_and_equally_spaced(model, sma
     values = grid(model, small, 6)
     largest = largest_useful(model, small)
     assert_allclose(np.diff(np.log10([largest, *values])), -0.5)
-    assert grid(model, small, 6, inclusive=True)[0] == largest
+    assert below(largest, 6, inclusive=True) == [largest, *below(largest, 6)[:-1]]
     assert grid(model, small, [0.1, 0.3]) == [0.3, 0.1]
 
 
@@ -131,7 +139,7 @@ def test_after_a_collapse_a_ridge_path_begins_again(prepared, here):
 
 def test_a_lasso_path_ends_with_its_collapse(prepared, here):
     model = LassoMF(3, dtype="float64", max_iter=200)
-    values = grid(model, prepared.ratings, 8, inclusive=True)[::-1]
+    values = below(largest_useful(model, prepared.ratings), 8, inclusive=True)[::-1]
     records = fit_path(model, [*values, 2 * values[-1], 3 * values[-1]], prepared, here)
     assert len(records) <= len(values)
     assert records[-1]["sparsity"] == 1
@@ -256,7 +264,10 @@ def climbed(prepared, models, schedule, **place):
         return climb(models, schedule, calls)
 
 
-@pytest.mark.parametrize("model", [ALS_64, BiasedALS(2, max_iter=30), LassoMF(2, max_iter=30)])
+@pytest.mark.parametrize(
+    "model",
+    [ALS_64, BiasedALS(2, max_iter=30), LassoMF(2, max_iter=30), LassoMF(2, max_iter=30, balance=True)],
+)
 def test_a_survivor_went_on_as_if_it_had_never_stopped(model, prepared, here):
     models = candidates(model, prepared.ratings, [1, 3], 3, ["count"])
     schedule = rungs(len(models), 2, 3, 30)
