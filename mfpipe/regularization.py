@@ -58,9 +58,12 @@ def grid(model: FactorModel, ratings: Ratings, lambdas: int | Sequence[float]) -
 
 
 def below(largest: float, n: int, inclusive: bool = False) -> list[float]:
-    """Falling λ, equally far apart in log λ over the `DECADES` below the largest, with it or without it."""
-    first = 0 if inclusive else 1
-    return [largest * 10 ** (-DECADES * k / n) for k in range(first, n + first)]
+    """Falling λ, equally far apart in log λ over the `DECADES` below the largest, with it or without it.
+
+    They have four digits: the last ones of a largest λ depend on the threads of the BLAS that found it.
+    """
+    steps = [float(f"{largest * 10 ** (-DECADES * k / n):.4g}") for k in range(1, n + 1)]
+    return [largest, *steps[:-1]] if inclusive else steps
 
 
 def largest_useful(model: FactorModel, ratings: Ratings) -> float:
