@@ -160,13 +160,15 @@ def why_slower(systems: Sequence[dict]) -> list[str]:
         return []
     each = [{way: 1e3 * seconds / s["n_iter"] for way, seconds in s["seconds"].items()} for s in slower]
     overhead = _range([ms["cluster"] - min(ms["serial"], ms["threads"]) for ms in each])
-    saved = _range([max(0.0, ms["serial"] - ms["threads"]) for ms in each])
-    serial = _range([ms["serial"] for ms in each])
+    saved = [max(0.0, ms["serial"] - ms["threads"]) for ms in each]
+    serial = f"the {_range([ms['serial'] for ms in each])} ms that an iteration takes serially"
+    if max(saved) > 0:
+        why = f"exceeds the {_range(saved)} ms that threads save of {serial}"
+    else:
+        why = f"comes on top of {serial}, of which threads saved nothing here"
     whom = "every factor model" if len(slower) == len(able) > 1 else ", ".join(s["label"] for s in slower)
-    return [
-        f"the cluster is slower than serial for {whom}: its overhead of about {overhead} ms an iteration "
-        f"exceeds the {saved} ms that threads save of the {serial} ms that an iteration takes serially"
-    ]
+    overheads = f"its overhead of about {overhead} ms an iteration"
+    return [f"the cluster is slower than serial for {whom}: {overheads} {why}"]
 
 
 def _range(values: Sequence[float]) -> str:

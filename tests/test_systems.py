@@ -151,6 +151,14 @@ def test_why_the_cluster_is_slower_is_worked_out_from_the_seconds_of_the_run():
     )
 
 
+def test_why_the_cluster_is_slower_where_threads_save_nothing():
+    (note,) = why_slower([system("a", 0.02, 0.03, 0.05)])
+    assert note.endswith(
+        "about 3 ms an iteration comes on top of the 2 ms that an iteration takes serially, of which threads "
+        "saved nothing here"
+    )
+
+
 def test_the_homeworks_systems_in_one_table(netflix_files, run):  # noqa: F811
     train, test = netflix_files
     options = ("--systems", HOMEWORK, "--cluster", "threads", "--record", 8560)
