@@ -8,13 +8,20 @@ from prefect.artifacts import create_table_artifact
 
 from mfpipe.comparison import compare as compare_systems
 from mfpipe.models import MODELS
+from mfpipe.models.base import Model
 from mfpipe.pipeline import Data, Place, models_from
+from mfpipe.systems import read_systems
 
 
 @task(name="compare")
-def compare_all(data: Data, models: list, place: Place, record: int | None) -> list[dict]:
-    """Fit every system in every place; returns the systems of `mfpipe compare --json`."""
-    return compare_systems(data, models, place, record, stage=get_run_logger().info).systems
+def compare_all(data: Data, systems: dict[str, Model], place: Place, record: int | None) -> dict:
+    """Fit every system in every place; returns what `mfpipe compare --json` prints."""
+    log = get_run_logger()
+    models, labels = list(systems.values()), list(systems)
+    found = compare_systems(data, models, place, record, stage=log.info, labels=labels).record()
+    for note in found["notes"]:
+        log.info(note)
+    return found
 
 
 @flow(name="compare", flow_run_name="compare every system")
@@ -31,6 +38,7 @@ def compare(
     record: p.Record = None,
     cluster: p.Cluster = "local",
     workers: p.Count = None,
+    systems: p.SystemsFile = None,
 ) -> None:
     """Fit every system serially, in threads and on a Dask cluster, and hold them against each other."""
     params = {
@@ -41,17 +49,20 @@ def compare(
         "tol": tol,
         "dtype": dtype,
     }
-    models = models_from(list(MODELS), params)
-    systems = compare_all(Data(ratings, test, holdout), models, Place(cluster, workers), record)
+    if systems is None:
+        chosen = dict(zip(MODELS, models_from(list(MODELS), params), strict=True))
+    else:
+        chosen = read_systems(systems, params)
+    found = compare_all(Data(ratings, test, holdout), chosen, Place(cluster, workers), record)
     rows = [
         {
-            "system": row["model"],
+            "system": row["label"],
             "test RMSE": round(row["test_rmse"], 6),
             "objective": float(f"{row['objective']:.8g}"),
             "iterations": row["n_iter"],
             **{f"{way}, s": round(seconds, 3) for way, seconds in row["seconds"].items()},
             "identical": "yes" if row["identical"] else "NO",
         }
-        for row in systems
+        for row in found["systems"]
     ]
     create_table_artifact(rows, key="compare-systems", description="Every system on the same data")

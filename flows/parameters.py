@@ -39,4 +39,8 @@ Tolerance = Annotated[
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1, description="Seed of the starting factors")]
 Dtype = Annotated[Literal["float32", "float64"], Field(description="Type of the factors")]
 Count = Annotated[int | None, Field(ge=1, description="By default chosen from the cores")]
+SystemsFile = Annotated[
+    str | None,
+    Field(description="TOML file of systems; those parameters that one does not set are the flow's"),
+]
 Record = Annotated[int | None, Field(ge=0, description="Show each prediction of this test record, from 0")]

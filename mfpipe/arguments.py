@@ -47,6 +47,10 @@ def add_columns(parser: argparse.ArgumentParser) -> None:
 
 def add_test(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--test", nargs="+", default=(), metavar="FILE", help="test files")
+    add_holdout(parser)
+
+
+def add_holdout(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--holdout", metavar="HOW", help="random:0.1 (the default), last:1 or time:0.1")
 
 

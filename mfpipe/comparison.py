@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Comparison:
-    """Every system on the same data: a record each, the fits, and what they were made from."""
+    """Every system on the same data: a record each, the fits by label, and what they were made from."""
 
     systems: list[dict]
     trained: dict[str, Trained]
@@ -43,7 +43,12 @@ class Comparison:
 
     def record(self) -> dict:
         """What `compare --json` prints."""
-        return {"systems": self.systems, "data": self.prepared.data(), "timings": self.timings}
+        return {
+            "systems": self.systems,
+            "notes": why_slower(self.systems),
+            "data": self.prepared.data(),
+            "timings": self.timings,
+        }
 
 
 def compare(
@@ -54,6 +59,7 @@ def compare(
     quarantine: Path | None = None,
     stage: Callable[[str], Any] = log.info,
     on_iteration: Callbacks = (),
+    labels: Sequence[str] | None = None,
 ) -> Comparison:
     """Fit every system serially, in threads and on a Dask cluster, and hold them against each other.
 
@@ -65,12 +71,18 @@ def compare(
         `cluster` may be `serial` or `threads` to leave out what comes after it.
     record : int, optional
         Also report each system's prediction of this test record, counted from 0.
+    labels : sequence of str, optional
+        What to call each system; by default its model's name.
 
     Raises
     ------
     ParameterError
-        There is no such test record.
+        There is no such test record, or two systems have the same label.
     """
+    labels = [model.name for model in models] if labels is None else labels
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ParameterError(f"{label}: more than one system is called so; give each its own label")
     started = time.perf_counter()
     stage("reading ratings")
     prepared = prepare(data, quarantine)
@@ -95,13 +107,14 @@ def compare(
                 )
         timings |= {f"{way}_start": opened - began, way: time.perf_counter() - opened}
     systems = [
-        _system(number, model, fits, ways, prepared, record, at) for number, model in enumerate(models)
+        {"label": label} | _system([fits[way, number] for way in ways], ways, prepared, record, at)
+        for number, label in enumerate(labels)
     ]
     for system in systems:
         for message in system["warnings"]:
-            log.warning("%s: %s", system["model"], message)
+            log.warning("%s: %s", system["label"], message)
     timings["total"] = time.perf_counter() - started
-    trained = {model.name: fits[ways[-1], number] for number, model in enumerate(models)}
+    trained = {label: fits[ways[-1], number] for number, label in enumerate(labels)}
     return Comparison(systems, trained, prepared, timings)
 
 
@@ -134,15 +147,44 @@ def _position(test: TestRatings, record: int | None) -> int | None:
     return at
 
 
-def _system(number, model: Model, fits, ways, prepared: Prepared, record, at) -> dict:
-    """One row of the comparison; see interface.md."""
-    same = [fits[way, number] for way in ways]
+def why_slower(systems: Sequence[dict]) -> list[str]:
+    """Why the cluster fits some of the factor models more slowly than one thread; nothing where it does not.
+
+    The cluster solves the same rows as threads do, so what an iteration takes beyond theirs (or beyond the
+    serial one, where threads save nothing) is the cluster's overhead. It loses where that is more than
+    threads save. The seconds are those of the systems' own records, divided by their iterations.
+    """
+    able = [s for s in systems if s["sparsity"] is not None and s["n_iter"] and "cluster" in s["seconds"]]
+    slower = [s for s in able if s["seconds"]["cluster"] > s["seconds"]["serial"]]
+    if not slower:
+        return []
+    each = [{way: 1e3 * seconds / s["n_iter"] for way, seconds in s["seconds"].items()} for s in slower]
+    overhead = _range([ms["cluster"] - min(ms["serial"], ms["threads"]) for ms in each])
+    saved = [max(0.0, ms["serial"] - ms["threads"]) for ms in each]
+    serial = f"the {_range([ms['serial'] for ms in each])} ms that an iteration takes serially"
+    if max(saved) > 0:
+        why = f"exceeds the {_range(saved)} ms that threads save of {serial}"
+    else:
+        why = f"comes on top of {serial}, of which threads saved nothing here"
+    whom = "every factor model" if len(slower) == len(able) > 1 else ", ".join(s["label"] for s in slower)
+    overheads = f"its overhead of about {overhead} ms an iteration"
+    return [f"the cluster is slower than serial for {whom}: {overheads} {why}"]
+
+
+def _range(values: Sequence[float]) -> str:
+    """The smallest and the largest, to two digits."""
+    ends = [f"{float(f'{value:.2g}'):g}" for value in (min(values), max(values))]
+    return " to ".join(dict.fromkeys(ends))
+
+
+def _system(same: list[Trained], ways: list[str], prepared: Prepared, record, at) -> dict:
+    """One row of the comparison, from its fits in every place; see interface.md."""
     first = same[0]
-    seconds = {way: fits[way, number].fit.seconds for way in ways}
-    parallel = [seconds[way] for way in ways if way != "serial"]
+    seconds = {way: trained.fit.seconds for way, trained in zip(ways, same, strict=True)}
+    speedups = {way: seconds["serial"] / seconds[way] for way in ways if way != "serial"}
     found = {
-        "model": model.name,
-        "params": model.params,
+        "model": first.fit.model.name,
+        "params": first.fit.model.params,
         "objective": first.fit.objective,
         "n_iter": first.fit.n_iter,
         "converged": first.fit.converged,
@@ -150,9 +192,10 @@ def _system(number, model: Model, fits, ways, prepared: Prepared, record, at) ->
         "test_rmse": first.metrics["rmse"],
         "test_rmse_warm": first.metrics["rmse_warm"],
         "test_rmse_cold": first.metrics["rmse_cold"],
-        "sparsity": _sparsity(first),
+        "sparsity": first.fit.sparsity,
         "seconds": seconds,
-        "speedup": seconds["serial"] / min(parallel) if parallel else None,
+        "speedup": max(speedups.values(), default=None),
+        "speedups": speedups,
         "identical": all(checksums(other.fitted) == checksums(first.fitted) for other in same),
         "warnings": first.fit.warnings,
         "record": None,
@@ -168,12 +211,3 @@ def _system(number, model: Model, fits, ways, prepared: Prepared, record, at) ->
             "true": float(test.rating[at]),
         }
     return found
-
-
-def _sparsity(trained: Trained) -> float | None:
-    """The share of factors that are exactly zero; None for a model without factors."""
-    if not isinstance(trained.fit.model, FactorModel):
-        return None
-    factors = [rows[:, -trained.fit.model.rank :] for rows in trained.fitted.factors]
-    zeros = sum(int((rows == 0).sum()) for rows in factors)
-    return zeros / max(1, sum(rows.size for rows in factors))

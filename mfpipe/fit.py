@@ -42,7 +42,8 @@ class Fit:
 
     `history` has one record an iteration: its number, objective, train_rmse and test_rmse in stars,
     seconds, and its `half_steps` with their objective, seconds and partitions. `objectives` are those
-    after the start and after each half-step.
+    after the start and after each half-step. `collapsed` says that p·q explains next to nothing: its
+    mean square over the training pairs is below `COLLAPSED` of the residuals'.
     """
 
     model: Model
@@ -55,10 +56,20 @@ class Fit:
     objectives: list[float] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    collapsed: bool = False
 
     @property
     def n_iter(self) -> int:
         return len(self.history)
+
+    @property
+    def sparsity(self) -> float | None:
+        """The share of factors that are exactly zero; None for a model without factors."""
+        if not isinstance(self.model, FactorModel):
+            return None
+        factors = [rows[:, -self.model.rank :] for rows in self.factors]
+        zeros = sum(int((rows == 0).sum()) for rows in factors)
+        return zeros / max(1, sum(rows.size for rows in factors))
 
 
 def baseline_of(ratings: Ratings) -> Baseline:
@@ -128,6 +139,7 @@ def fit(
             break
     result.factors, result.objective, result.train_rmse = loop.factors, loop.objective, loop.train_rmse
     result.seconds = time.perf_counter() - began
+    result.collapsed = isinstance(model, FactorModel) and _collapsed(result, ratings)
     result.warnings = _warnings(result, ratings, factors)
     return result
 
@@ -212,15 +224,19 @@ class _Loop:
         return float(np.sqrt(np.mean((test.rating - predicted) ** 2)))
 
 
+def _collapsed(result: Fit, ratings: Ratings) -> bool:
+    dots = np.zeros(len(ratings))
+    factors = (rows[:, -result.model.params["rank"] :] for rows in result.factors)
+    dot_pairs(*readonly(ratings.user, ratings.item, *factors), dots)
+    return bool(np.mean(dots**2) < COLLAPSED * result.train_rmse**2)
+
+
 def _warnings(result: Fit, ratings: Ratings, start: Factors) -> list[str]:
     model = result.model
     found: list[str] = []
     if not isinstance(model, FactorModel):
         return found
-    dots = np.zeros(len(ratings))
-    factors = (rows[:, -model.rank :] for rows in result.factors)
-    dot_pairs(*readonly(ratings.user, ratings.item, *factors), dots)
-    if np.mean(dots**2) < COLLAPSED * result.train_rmse**2:
+    if result.collapsed:
         reason = model.collapse(ratings.user, ratings.item, ratings.rating, start)
         if reason:
             found.append(f"all factors collapsed to zero: {reason}")

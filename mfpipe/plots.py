@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from bokeh.models import ColumnDataSource, FactorRange, HoverTool
+from bokeh.models import ColumnDataSource, FactorRange, HoverTool, VSpan
 from bokeh.plotting import figure
 
 # Okabe and Ito's palette, told apart by colour-blind readers too.
@@ -88,10 +88,12 @@ def partitions(iterations: list[dict]) -> figure:
 
 def systems(rows: list[dict]) -> figure:
     """Test RMSE of every system."""
-    names = [row["model"] for row in rows]
+    names = [row["label"] for row in rows]
     source = ColumnDataSource({"system": names, "rmse": [row["test_rmse"] for row in rows]})
     plot = _figure("", "test RMSE (stars)", x_range=names)
     plot.vbar("system", top="rmse", width=0.6, color=BLUE, source=source)
+    if max(map(len, names)) > 15:
+        plot.xaxis.major_label_orientation = 0.6
     plot.add_tools(HoverTool(tooltips=[("system", "@system"), ("test RMSE", "@rmse")]))
     plot.y_range.update(start=0)
     return plot
@@ -125,3 +127,101 @@ def norms(rows: np.ndarray, side: str) -> figure:
     """The distribution of the Euclidean norms of one side's factors."""
     counts, edges = np.histogram(np.linalg.norm(rows, axis=1), bins=40)
     return _bars(counts.tolist(), edges.tolist(), f"norm of {side} factors", SIDE_COLOURS[side], f"{side}s")
+
+
+def _by_lambda(
+    rows: list[dict], best: float, y: str, series: dict[str, tuple[str, str]], **options: Any
+) -> figure:
+    """Figures of a regularization path over λ, on a logarithmic axis, with the chosen λ dashed."""
+    data = {key: [row[key] for row in rows] for key in ("regularization", *series)}
+    plot = _figure("λ", y, x_axis_type="log", **options)
+    _lines(plot, data, "regularization", series)
+    plot.add_glyph(ColumnDataSource({"best": [best]}), VSpan(x="best", line_dash="dashed"))
+    return plot
+
+
+def path_rmse(rows: list[dict], best: float) -> figure:
+    """RMSE on training and validation ratings at each λ."""
+    series = {"train_rmse": ("train", BLUE), "validation_rmse": ("validation", VERMILION)}
+    return _by_lambda(rows, best, "RMSE (stars)", series)
+
+
+def path_zeros(rows: list[dict], best: float) -> figure:
+    """The share of factors that are exactly zero at each λ."""
+    return _by_lambda(rows, best, "share of zeros", {"sparsity": ("zeros", GREEN)}, y_range=(-0.02, 1.02))
+
+
+def path_norms(rows: list[dict], best: float) -> figure:
+    """The Euclidean norm of all factors of each side at each λ."""
+    series = {f"{side}_norm": (f"{side} factors", colour) for side, colour in SIDE_COLOURS.items()}
+    return _by_lambda(rows, best, "norm", series)
+
+
+MARKERS = {"uniform": ("circle", BLUE), "count": ("triangle", VERMILION)}
+
+
+def _candidate_columns(rows: list[dict]) -> dict[str, list]:
+    """What a tooltip says of each candidate."""
+    return {key: [row[key] for row in rows] for key in ("rank", "weighting", "regularization")} | {
+        "rmse": [row["rungs"][-1]["validation_rmse"] for row in rows],
+        "iterations": [row["rungs"][-1]["n_iter"] for row in rows],
+    }
+
+
+TOOLTIPS = [
+    ("weighting", "@weighting"),
+    ("rank", "@rank"),
+    ("λ", "@regularization"),
+    ("iterations", "@iterations"),
+    ("validation RMSE", "@rmse"),
+]
+
+
+def rungs(rows: list[dict]) -> figure:
+    """Validation RMSE of every candidate at each rung; the thick line is the winner's."""
+    plot = _figure("iterations", "validation RMSE (stars)", x_axis_type="log")
+    for weighting, (marker, colour) in MARKERS.items():
+        of = [row for row in rows if row["weighting"] == weighting]
+        if of:
+            source = ColumnDataSource(
+                _candidate_columns(of)
+                | {
+                    "x": [[rung["iterations"] for rung in row["rungs"]] for row in of],
+                    "y": [[rung["validation_rmse"] for rung in row["rungs"]] for row in of],
+                    "width": [4 if row["place"] == 1 else 1 for row in of],
+                    "end": [row["rungs"][-1]["iterations"] for row in of],
+                }
+            )
+            plot.multi_line("x", "y", source=source, color=colour, line_width="width", legend_label=weighting)
+            plot.scatter(
+                "end", "rmse", source=source, marker=marker, color=colour, size=6, legend_label=weighting
+            )
+    return _told_apart(plot)
+
+
+def candidates(rows: list[dict]) -> figure:
+    """Validation RMSE of every candidate when it was last judged, over its λ."""
+    plot = _figure("λ", "validation RMSE (stars)", x_axis_type="log")
+    for weighting, (marker, colour) in MARKERS.items():
+        of = [row for row in rows if row["weighting"] == weighting]
+        if of:
+            source = ColumnDataSource(
+                _candidate_columns(of) | {"size": [14 if row["place"] == 1 else 6 for row in of]}
+            )
+            plot.scatter(
+                "regularization",
+                "rmse",
+                source=source,
+                marker=marker,
+                color=colour,
+                size="size",
+                legend_label=weighting,
+            )
+    return _told_apart(plot)
+
+
+def _told_apart(plot: figure) -> figure:
+    plot.add_tools(HoverTool(tooltips=TOOLTIPS))
+    plot.legend.orientation = "horizontal"
+    plot.add_layout(plot.legend[0], "above")
+    return plot

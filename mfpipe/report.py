@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,13 +12,13 @@ import numpy as np
 from bokeh.embed import components
 from bokeh.plotting import figure
 from bokeh.resources import Resources
-from jinja2 import Environment
+from jinja2 import Environment, FunctionLoader
 
 from mfpipe import plots
+from mfpipe.command_line import train_command
 from mfpipe.errors import StoreError
 from mfpipe.fitted import FittedModel
 from mfpipe.models import FactorModel
-from mfpipe.models.base import flag
 from mfpipe.store import Version
 
 
@@ -38,9 +37,9 @@ class Panel(NamedTuple):
     """A figure of the report: its title, what it says in words, and how it is drawn."""
 
     title: str
-    words: Callable[[Stored], str]
-    draw: Callable[[Stored], figure]
-    when: Callable[[Stored], bool] = lambda stored: True
+    words: Callable[[Any], str]
+    draw: Callable[[Any], figure]
+    when: Callable[[Any], bool] = lambda drawn_from: True
 
 
 def _has_factors(stored: Stored) -> bool:
@@ -58,7 +57,7 @@ def _between(values: list[float], digits: str = ".6g") -> str:
 PANELS = [
     Panel(
         "Every system on the same test records",
-        lambda s: "; ".join(f"{row['model']} {row['test_rmse']:.4f}" for row in s.systems) + " stars.",
+        lambda s: "; ".join(f"{row['label']} {row['test_rmse']:.4f}" for row in s.systems) + " stars.",
         lambda s: plots.systems(s.systems),
         lambda s: bool(s.systems),
     ),
@@ -134,7 +133,11 @@ def write_report(version: Version, path: Path) -> None:
     StoreError
         The version is damaged, or `path` cannot be written.
     """
-    html = render(version)
+    write_page(render(version), path)
+
+
+def write_page(html: str, path: Path) -> None:
+    """Write a page; `path` appears when it is complete. StoreError if it cannot be written."""
     aside = path.with_name(f".{path.name}.writing")
     try:
         aside.write_text(html, encoding="utf-8")
@@ -152,38 +155,53 @@ def render(version: Version) -> str:
         version.table("history.parquet").to_pydict(),
         version.json("timings.json"),
         version.json("metrics.json"),
-        version.json("systems.json") if "systems.json" in version.manifest["files"] else [],
+        _systems(version),
     )
-    panels = [panel for panel in PANELS if panel.when(stored)]
-    script, divs = components([panel.draw(stored) for panel in panels])
+    return page(
+        "report.html",
+        PANELS,
+        stored,
+        manifest=version.manifest,
+        metrics=stored.metrics,
+        systems=stored.systems,
+        stages=stored.timings["stages"],
+        command=_command(version.manifest),
+    )
+
+
+def _systems(version: Version) -> list[dict]:
+    """The comparison that the version was made in, if any; older ones call a system by its model."""
+    if "systems.json" not in version.manifest["files"]:
+        return []
+    return [{"label": row["model"]} | row for row in version.json("systems.json")]
+
+
+def page(template: str, panels: Sequence[Panel], drawn_from: Any, **context: Any) -> str:
+    """A page of those panels that have something to show, with all that it needs inside it."""
+    panels = [panel for panel in panels if panel.when(drawn_from)]
+    script, divs = components([panel.draw(drawn_from) for panel in panels])
     shown = [
-        {"title": p.title, "words": p.words(stored), "div": div} for p, div in zip(panels, divs, strict=True)
+        {"title": panel.title, "words": panel.words(drawn_from), "div": div}
+        for panel, div in zip(panels, divs, strict=True)
     ]
-    template = files("mfpipe").joinpath("report.html").read_text(encoding="utf-8")
+    templates = FunctionLoader(lambda name: files("mfpipe").joinpath(name).read_text(encoding="utf-8"))
     resources = Resources(mode="inline", components=["bokeh"])
     return (
-        Environment(autoescape=True)
-        .from_string(template)
-        .render(
-            manifest=version.manifest,
-            metrics=stored.metrics,
-            systems=stored.systems,
-            stages=stored.timings["stages"],
-            panels=shown,
-            command=_command(version.manifest),
-            bokeh=resources.render_js(),
-            script=script,
-        )
+        Environment(autoescape=True, loader=templates)
+        .get_template(template)
+        .render(panels=shown, bokeh=resources.render_js(), script=script, **context)
     )
 
 
 def _command(manifest: dict[str, Any]) -> str:
     """The command that makes this version again."""
-    data, place = manifest["data"], manifest["place"]
-    words = ["mfpipe", "train", *data["inputs"]]
-    words += ["--test", *data["test"]] if "test" in data else ["--holdout", data["holdout"]]
-    words += ["--model", manifest["model"], "--name", manifest["name"], "--cluster", place["cluster"]]
-    for name, value in manifest["params"].items():
-        if value is not False:
-            words += [flag(name)] if value is True else [flag(name), str(value)]
-    return shlex.join(words)
+    data = manifest["data"]
+    return train_command(
+        data["inputs"],
+        manifest["model"],
+        manifest["params"],
+        data.get("test", ()),
+        data.get("holdout"),
+        name=manifest["name"],
+        cluster=manifest["place"]["cluster"],
+    )

@@ -28,34 +28,38 @@ def number(value: Any, digits: int = 4) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
 
 
-def seconds(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f} s"
-
-
 def show_comparison(console: Console, record: dict) -> None:
     """The systems of `compare`: accuracy, time, and the test record asked for."""
     systems = record["systems"]
-    accuracy = _table("system", "all", "warm", "cold", "objective", "iterations", "zeros")
+    accuracy = _table("system", "all", "warm", "cold", "objective", "iter.", "zeros")
     for s in systems:
         zeros = None if s["sparsity"] is None else f"{100 * s['sparsity']:.1f} %"
         figures = (number(s[key]) for key in ("test_rmse", "test_rmse_warm", "test_rmse_cold"))
-        accuracy.add_row(s["model"], *figures, f"{s['objective']:.6g}", str(s["n_iter"]), zeros or "–")
+        accuracy.add_row(s["label"], *figures, f"{s['objective']:.6g}", str(s["n_iter"]), zeros or "–")
     _print(console, "Test RMSE in stars", accuracy)
-    time = _table("system", "serial", "threads", "cluster", "speed-up", "identical")
-    for s in systems:
-        ways = (seconds(s["seconds"].get(way)) for way in ("serial", "threads", "cluster"))
-        speedup = "–" if s["speedup"] is None else f"{s['speedup']:.2f}×"
-        time.add_row(s["model"], *ways, speedup, "yes" if s["identical"] else "NO")
     console.print()
-    _print(console, "Fitting time", time)
+    _print(console, "Fitting time in seconds, and how many times faster than serial", _times(systems))
+    for note in record["notes"]:
+        console.print(f"\nnote: {note}")
     if systems and systems[0]["record"]:
         first = systems[0]["record"]
         title = f"Test record {first['record']}: user {first['user']}, item {first['item']}"
         table = _table("system", "predicted", "true")
         for s in systems:
-            table.add_row(s["model"], str(s["record"]["predicted"]), str(s["record"]["true"]))
+            table.add_row(s["label"], str(s["record"]["predicted"]), str(s["record"]["true"]))
         console.print()
         _print(console, title, table)
+
+
+def _times(systems: list[dict]) -> Table:
+    table = _table("system", "serial", "threads", "", "cluster", "", "identical")
+    for s in systems:
+        cells = [number(s["seconds"]["serial"], 3)]
+        for way in ("threads", "cluster"):
+            faster = s["speedups"].get(way)
+            cells += [number(s["seconds"].get(way), 3), "–" if faster is None else f"{faster:.2f}×"]
+        table.add_row(s["label"], *cells, "yes" if s["identical"] else "NO")
+    return table
 
 
 def show_timings(console: Console, timings: dict[str, float]) -> None:
@@ -117,3 +121,94 @@ def show_models(console: Console, rows: list[dict]) -> None:
             row["name"], row["version"], current, row["model"], number(row["test_rmse"]), row["created"][:16]
         )
     _print(console, "Stored models", table)
+
+
+def show_path(console: Console, record: dict) -> None:
+    """The λ of `path`, from small to large."""
+    table = _table(
+        "λ",
+        "objective",
+        "train\nRMSE",
+        "valid.\nRMSE",
+        "zeros",
+        "user\nnorm",
+        "item\nnorm",
+        "iter.",
+        "seconds",
+    )
+    for row in record["path"]:
+        best = row["regularization"] == record["best"]
+        table.add_row(
+            f"{row['regularization']:.4g}",
+            f"{row['objective']:.6g}",
+            number(row["train_rmse"]),
+            number(row["validation_rmse"]),
+            f"{100 * row['sparsity']:.1f} %",
+            f"{row['user_norm']:.4g}",
+            f"{row['item_norm']:.4g}",
+            str(row["n_iter"]),
+            f"{row['seconds']:.3f}",
+            style="bold" if best else None,
+        )
+    params = record["params"]
+    _print(console, f"{record['model']}, rank {params['rank']}, {params['weighting']} weighting", table)
+    best = next(row for row in record["path"] if row["regularization"] == record["best"])
+    console.print()
+    console.print(largest_in_words(record), soft_wrap=True)
+    console.print(
+        f"lowest validation RMSE: {best['validation_rmse']:.4f} stars at λ = {record['best']:.4g}",
+        soft_wrap=True,
+    )
+    within = record["one_standard_error"]
+    if within is not None:
+        console.print(
+            f"largest λ within one standard error of it: {within['regularization']:.4g} "
+            f"({within['validation_rmse']:.4f} stars)",
+            soft_wrap=True,
+        )
+    _end(console, record)
+
+
+def largest_in_words(found: dict) -> str:
+    """The λ from which on a path has nothing to find, and what it is."""
+    if found["params"].get("l1_ratio"):
+        return f"the first half-step from the start gives zeros from λ = {found['largest_useful']:.5g} on"
+    return f"the largest useful λ is {found['largest_useful']:.5g}"
+
+
+def show_tune(console: Console, record: dict) -> None:
+    """The rungs of `tune`, and the candidates that came to the last one."""
+    table = _table("rung", "candidates", "iterations", "best validation RMSE")
+    for at, rung in enumerate(record["schedule"], 1):
+        figures = (rung["candidates"], rung["iterations"], number(rung["validation_rmse"]))
+        table.add_row(str(at), *map(str, figures))
+    _print(console, f"{record['model']}: successive halving by a factor of {record['factor']}", table)
+    console.print()
+    table = _table("weighting", "rank", "λ", "train RMSE", "valid. RMSE", "iterations", "seconds")
+    last = sorted((row for row in record["candidates"] if row["place"]), key=lambda row: row["place"])
+    for row in last:
+        end = row["rungs"][-1]
+        table.add_row(
+            row["weighting"],
+            str(row["rank"]),
+            f"{row['regularization']:.4g}",
+            number(end["train_rmse"]),
+            number(end["validation_rmse"]),
+            str(end["n_iter"]),
+            f"{row['seconds']:.3f}",
+            style="bold" if row["place"] == 1 else None,
+        )
+    _print(console, "Of the last rung", table)
+    spent, most = record["iterations"]["spent"], record["iterations"]["without_halving"]
+    console.print(f"\n{spent:,} iterations in all, of at most {most:,} without halving")
+    _end(console, record)
+
+
+def _end(console: Console, record: dict) -> None:
+    for note in record["notes"]:
+        console.print(f"note: {note}")
+    console.print(f"\nto train with it: {record['command']}", soft_wrap=True)
+    if "report" in record:
+        console.print(f"report: {record['report']}", soft_wrap=True)
+    console.print()
+    show_timings(console, record["timings"])

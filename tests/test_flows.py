@@ -122,6 +122,15 @@ def test_bad_input_fails_the_run_and_publishes_nothing(prefect):
     assert not (prefect.checkout / "mfpipe-store" / "never").exists()
 
 
+def test_compare_takes_systems_from_a_file(prefect):
+    two = '[[system]]\nlabel = "low"\nmodel = "als"\nrank = 2\n[[system]]\nmodel = "als"\n'
+    (prefect.checkout / "systems.toml").write_text(two)
+    parameters = ("-p", "systems=systems.toml", "-p", "max_iter=2", "-p", "cluster=threads")
+    result = prefect("deployment", "run", "compare/manual", "--watch", *parameters, timeout=200)
+    assert "Completed" in result.stdout, result.stdout + result.stderr
+    assert "compare-systems" in prefect("artifact", "ls").stdout
+
+
 def test_the_deployments_are_those_promised(prefect):
     listed = prefect("deployment", "ls").stdout
     for name in ("train/manual", "ingest/manual", "compare/manual"):

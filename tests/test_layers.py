@@ -25,18 +25,24 @@ ALLOWED = {
     "recommend": {"sources", "reading", "ratings", "fitted"},
     "store": {"models", "fitted"},
     "plots": set(),
-    "report": {"plots", "models", "fitted", "store"},
+    "command_line": {"models", "ratings"},
+    "report": {"command_line", "plots", "models", "fitted", "store"},
+    "search_report": {"plots", "report", "tables"},
     "synth": set(),
     "progress": set(),
     "tables": set(),
     "pipeline": {"models", "ratings", "dataset", "executors", "fit", "fitted", "evaluate", "store"},
+    "systems": {"models"},
+    "independent": {"executors"},
+    "regularization": {"command_line", "models", "ratings", "executors", "fit", "pipeline"},
+    "halving": {"models", "ratings", "executors", "fit", "independent", "pipeline", "regularization"},
     "comparison": {"fit", "pipeline", "models", "executors", "ratings"},
     "demo": {"comparison", "pipeline", "dataset", "models", "report", "store"},
     "estimators": {"models", "executors", "fit", "fitted", "ratings", "store"},
 }
 ANYONE = {"errors", "ids"}
 TOP = {"cli", "arguments", "commands", "printer", "__init__", "__main__"}
-DASK_IN = {"partition", "executors"}
+DASK_IN = {"partition", "executors", "independent"}
 
 
 def modules():

@@ -37,6 +37,9 @@ def register(command) -> None:
     compare = command("compare", _compare, "every system side by side", *fitting)
     compare.add_argument("--model", action="append", help="only this system (may be repeated; default: all)")
     compare.add_argument(
+        "--systems", type=Path, metavar="FILE.toml", help="systems with parameters of their own"
+    )
+    compare.add_argument(
         "--record", type=int, metavar="T", help="show each prediction of this test record, from 0"
     )
 
@@ -75,14 +78,27 @@ def _compare(options, printer: Printer) -> None:
     from mfpipe.models import MODELS
     from mfpipe.pipeline import models_from, quarantine_file
     from mfpipe.store import Store
+    from mfpipe.systems import read_systems
     from mfpipe.tables import show_comparison, show_timings
 
-    models = models_from(options.model or list(MODELS), params_from(options))
+    if options.model and options.systems:
+        raise ParameterError(f"--model {options.model[0]} and --systems {options.systems}: give one of them")
+    if options.systems:
+        systems = read_systems(options.systems, params_from(options))
+    else:
+        names = options.model or list(MODELS)
+        for name in names:
+            if names.count(name) > 1:
+                raise ParameterError(
+                    f"--model {name}: given more than once; use --systems FILE.toml for that"
+                )
+        systems = dict(zip(names, models_from(names, params_from(options)), strict=True))
     if options.record is not None and options.record < 0:
         raise ParameterError(f"--record {options.record}: must be 0 or more")
     data, place = data_from(options), place_from(options)
     quarantine = quarantine_file(Store(options.store))
-    found = compare(data, models, place, options.record, quarantine, log.info).record()
+    labels, models = list(systems), list(systems.values())
+    found = compare(data, models, place, options.record, quarantine, log.info, labels=labels).record()
     printer.result(found, show_comparison)
     if not printer.json:
         printer.out.print()

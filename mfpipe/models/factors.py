@@ -263,9 +263,13 @@ class FactorModel(Model):
         """What is left for the factors to explain."""
         return rating
 
+    def collapse_bound(self, user, item, rating, start: Factors) -> float | None:
+        """The λ from which on a fit from this start is known to end with all factors zero."""
+        return self.largest_useful_regularization(user, item, rating)
+
     def collapse(self, user, item, rating, start: Factors) -> str | None:
         """Why all factors are zero, in words; None where the parameters do not explain it."""
-        bound = self.largest_useful_regularization(user, item, rating)
+        bound = self.collapse_bound(user, item, rating, start)
         if bound is None or self.regularization < bound:
             return None
         return (
@@ -275,12 +279,15 @@ class FactorModel(Model):
 
 
 def largest_singular_value(matrix) -> float:
-    """σ_max of a sparse matrix, by Lanczos from a fixed start."""
-    size = float(scipy.sparse.linalg.norm(matrix))
-    if min(matrix.shape) == 1 or size == 0:
-        return size
-    # Not of ones: residuals of biases have those in their null space.
-    start = np.random.default_rng(0).normal(size=min(matrix.shape))
+    """σ_max of a sparse matrix, by Lanczos from a fixed start.
+
+    Not from ones: the residuals of free biases sum to zero in every row and column.
+    """
+    if min(matrix.shape) == 1:
+        return float(scipy.sparse.linalg.norm(matrix))
+    if not matrix.count_nonzero():
+        return 0.0
+    start = np.random.default_rng(0).standard_normal(min(matrix.shape))
     return float(scipy.sparse.linalg.svds(matrix, k=1, v0=start, return_singular_vectors=False)[0])
 
 

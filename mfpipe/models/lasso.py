@@ -49,15 +49,21 @@ class LassoMF(FactorModel):
     def signed(self) -> bool:
         return not self.nonnegative
 
-    def collapse(self, user, item, rating, start: Factors) -> str | None:
-        """Zero is absorbing under an l1 penalty; the bound is for the first half-step of this start."""
+    def collapse_bound(self, user, item, rating, start: Factors) -> float | None:
+        """The λ from which on the first half-step from this start ends with all factors zero."""
         if not self.l1_share:
-            return super().collapse(user, item, rating, start)
+            return super().collapse_bound(user, item, rating, start)
         sums = np.zeros((len(start.item), self.rank))
         np.add.at(sums, item, rating[:, None] * start.user[user])
         reach = np.abs(sums).max(axis=1)
         weights = np.bincount(item) if self.weighting == "count" else len(rating)
-        bound = float((2 * reach / (self.l1_share * weights)).max())
+        return float((2 * reach / (self.l1_share * weights)).max())
+
+    def collapse(self, user, item, rating, start: Factors) -> str | None:
+        """Zero is absorbing under an l1 penalty; the bound is for the first half-step of this start."""
+        if not self.l1_share:
+            return super().collapse(user, item, rating, start)
+        bound = self.collapse_bound(user, item, rating, start)
         return (
             "under an l1 penalty factors that reach zero stay there, and from this start they reach it in "
             f"the first half-step when --regularization is {bound:.5g} or more (it is "

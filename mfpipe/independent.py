@@ -1,0 +1,84 @@
+"""Independent calls on the same data: one after another, in threads, or as tasks on a Dask cluster.
+
+A fit that is spread over a cluster meets it twice an iteration; fits that do not depend on each other
+need to meet it once each. So they run whole, each on one thread.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from threadpoolctl import threadpool_limits
+
+from mfpipe.errors import ClusterError
+from mfpipe.executors import connect
+
+Run = Callable[[Callable[[Any, Any], Any], Sequence[Any]], list]
+
+
+@contextmanager
+def independent(
+    make: Callable[[], Any],
+    cluster: str = "local",
+    workers: int | None = None,
+    threads_per_worker: int | None = None,
+    dashboard_address: str | None = None,
+) -> Iterator[Run]:
+    """A function that makes many independent calls, and returns their results in order.
+
+    Parameters
+    ----------
+    make : callable
+        Returns what all calls share; called once in this process, or once on the cluster, which copies
+        the result to the workers that need it, and calls again if it was lost with one. Pickled there.
+    cluster, workers, threads_per_worker, dashboard_address
+        See `mfpipe.executors.executor`.
+
+    Yields
+    ------
+    callable
+        `run(call, arguments)` is `[call(shared, argument) for argument in arguments]`.
+
+    Raises
+    ------
+    ClusterError
+        The cluster is not reachable, or lost for good.
+    """
+    if cluster not in ("serial", "threads"):
+        with connect(cluster, workers, threads_per_worker, dashboard_address) as client:
+            yield _on_cluster(client, make)
+        return
+    shared = make()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = 1 if cluster == "serial" else (workers or cores)
+    with threadpool_limits(1), ThreadPoolExecutor(threads, "mfpipe") as pool:
+        yield lambda call, arguments: list(pool.map(lambda one: call(shared, one), arguments))
+
+
+def _on_cluster(client, make: Callable[[], Any]) -> Run:
+    import warnings
+
+    from dask import delayed
+    from distributed import KilledWorker
+    from distributed.client import FutureCancelledError
+    from distributed.comm import CommClosedError
+
+    shared = client.persist(delayed(make, pure=False, traverse=False)())
+
+    def run(call, arguments):
+        one = delayed(call, pure=False)
+        try:
+            with warnings.catch_warnings():
+                # Dask advises scattering large arguments, but scattered ones die with their worker.
+                warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
+                calls = [one(shared, delayed(each, traverse=False)) for each in arguments]
+                return client.gather(client.compute(calls))
+        except (KilledWorker, FutureCancelledError, CommClosedError, TimeoutError) as error:
+            address = client.scheduler.address
+            raise ClusterError(f"{address}: lost for good ({type(error).__name__}: {error})") from error
+
+    return run
