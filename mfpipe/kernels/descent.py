@@ -22,8 +22,8 @@ def descent_rows(
     Row u solves  min ‖y − Xp‖² + s(α‖p‖₁ + (1 − α)‖p‖²), optionally with p ≥ 0, by coordinate descent in
     covariance form from the row as it is: p_k ← S(c_k − Σ_{j≠k} G_kj p_j, sα/2) / (G_kk + s(1 − α)). A
     bias is one more coordinate, neither shrunk by s nor kept from being negative. When a pass leaves the
-    signs as they were, the linear system of the nonzero coordinates is solved, and the row is done if
-    that solution is stationary; the subdifferential's distance to zero is the only stop rule.
+    signs as they were (and every tenth time), the linear system of the nonzero coordinates is solved, as
+    in feature-sign search; the subdifferential's distance to zero is the only stop rule.
 
     Parameters
     ----------
@@ -38,7 +38,8 @@ def descent_rows(
     References
     ----------
     Friedman, Hastie, Tibshirani: Regularization paths for generalized linear models via coordinate
-    descent, J. Stat. Software 33(1), 2010, sections 2.1 and 2.2 (covariance updates).
+    descent, J. Stat. Software 33(1), 2010, sections 2.1 and 2.2 (covariance updates). Lee, Battle, Raina,
+    Ng: Efficient sparse coding algorithms, NIPS 2006, algorithm 1 (feature-sign search).
     """
     width = other.shape[1]
     first = 1 if biased else 0
@@ -50,10 +51,9 @@ def descent_rows(
     gram = np.empty((width, width), np.float64)
     room = padded(gram, width)
     system = np.empty((room, room), np.float64)
-    work = np.empty((9, room), np.float64)
-    c, l1, l2, p, slope, trial = (
-        work[0, :width], work[1, :width], work[2, :width], work[3, :width], work[4, :width], work[5, :width],
-    )  # fmt: skip
+    work = np.empty((8, room), np.float64)
+    c, l1, l2 = work[0, :width], work[1, :width], work[2, :width]
+    p, slope = work[3, :width], work[4, :width]
     active = np.empty(width, np.int64)
     for u in range(len(indptr) - 1):
         begin, end = indptr[u], indptr[u + 1]
@@ -83,7 +83,7 @@ def descent_rows(
         if biased:
             l1[0] = 0.0
             l2[0] = bias_penalty[u]
-        _descend(gram, c, l1, l2, biased, nonnegative, penalty[u], p, slope, trial, system, work[6:], active)
+        _descend(gram, c, l1, l2, biased, nonnegative, penalty[u], p, slope, system, work[5:], active)
         for k in range(width):
             rows[u, k] = p[k]
         error = square
@@ -96,7 +96,7 @@ def descent_rows(
 
 
 @part
-def _descend(gram, c, l1, l2, biased, nonnegative, penalty, p, slope, trial, system, work, active):
+def _descend(gram, c, l1, l2, biased, nonnegative, penalty, p, slope, system, work, active):
     """Minimise pᵀGp/2 − cᵀp + l1ᵀ|p| + Σ l2 p²/2 in place; `slope` is c − Gp throughout."""
     width = len(p)
     scale = penalty
@@ -138,13 +138,10 @@ def _descend(gram, c, l1, l2, biased, nonnegative, penalty, p, slope, trial, sys
         if distance(slope, p, l1, l2, biased, nonnegative) <= STATIONARY * scale:
             return
         if settled_signs or attempt % PATIENCE == 0:
-            if _finish(gram, c, l1, l2, biased, p, trial, system, work, active):
-                _slope(gram, c, trial, slope)
-                if distance(slope, trial, l1, l2, biased, nonnegative) <= STATIONARY * scale:
-                    for k in range(width):
-                        p[k] = trial[k]
-                    return
+            _settle(gram, c, l1, l2, biased, p, system, work, active)
             _slope(gram, c, p, slope)
+            if distance(slope, p, l1, l2, biased, nonnegative) <= STATIONARY * scale:
+                return
 
 
 @part
@@ -157,60 +154,60 @@ def _slope(gram, c, p, slope):
 
 
 @part
-def _finish(gram, c, l1, l2, biased, p, trial, system, work, active):
-    """Set `trial` to the minimiser with the nonzero coordinates of p; False if it is none of p's problem.
+def _settle(gram, c, l1, l2, biased, p, system, work, active):
+    """Move p to the minimiser of its face: the rows with its zeros, and its signs where it is not zero.
 
-    Where it has other signs, p moves towards it until its first coordinate reaches zero; where there is
-    no single one, along the null space until one does. Neither raises the objective.
+    Each step goes to the minimiser without regard to signs, or only until the first coordinate is zero,
+    which then stays so; the objective never rises. With more nonzero coordinates than the Gram matrix has
+    rank, one is first taken to zero along its null space.
     """
-    count = 0
-    for k in range(len(p)):
-        trial[k] = 0
-        if p[k] != 0:
-            active[count] = k
-            count += 1
-    width = padded(system, count)
-    solution = work[0, :width]
-    for i in range(width):
-        for j in range(width):
-            system[i, j] = gram[active[i], active[j]] if i <= j < count else 0.0
-        solution[i] = 0
-        if i < count:
+    solution = work[0]
+    while True:
+        count = 0
+        for k in range(len(p)):
+            if p[k] != 0:
+                active[count] = k
+                count += 1
+        width = padded(system, count)
+        for i in range(width):
+            for j in range(width):
+                system[i, j] = gram[active[i], active[j]] if i <= j < count else 0.0
+            solution[i] = 0
+            if i < count:
+                k = active[i]
+                system[i, i] += l2[k]
+                solution[i] = c[k] - np.sign(p[k]) * l1[k]
+        independent = factorise(system, count, DEPENDENT)
+        if independent < count:
+            if not _drop_one(gram, l1, p, system, work, active, independent):
+                return
+            continue
+        substitute(system, solution, work[1:], count)
+        step, first = 1.0, -1
+        for i in range(count):
             k = active[i]
-            system[i, i] += l2[k]
-            solution[i] = c[k] - np.sign(p[k]) * l1[k]
-    independent = factorise(system, count, DEPENDENT)
-    if independent < count:
-        _drop_one(gram, l1, p, system, work, active, count, independent)
-        return False
-    substitute(system, solution, work[1:], count)
-    share, first = 1.0, -1
-    for i in range(count):
-        k = active[i]
-        trial[k] = solution[i]
-        if np.sign(trial[k]) != np.sign(p[k]) and not (biased and k == 0):
-            reach = p[k] / (p[k] - trial[k])
-            if reach < share:
-                share, first = reach, k
-    if first < 0:
-        return True
-    for k in range(len(p)):
-        p[k] += share * (trial[k] - p[k])
-    p[first] = 0.0
-    return False
+            if not (biased and k == 0) and solution[i] * np.sign(p[k]) <= 0:
+                reach = p[k] / (p[k] - solution[i])
+                if reach < step or first < 0:
+                    step, first = reach, i
+        for i in range(count):
+            k = active[i]
+            p[k] = solution[i] if first < 0 else p[k] + step * (solution[i] - p[k])
+        if first < 0:
+            return
+        p[active[first]] = 0.0
 
 
 @part
-def _drop_one(gram, l1, p, system, work, active, count, dependent):
+def _drop_one(gram, l1, p, system, work, active, dependent):
     """Take a coordinate to zero along a direction in which Gp stays and l1ᵀ|p| does not rise.
 
-    With more nonzero coordinates than the Gram matrix has rank, descent alone crawls along its null
-    space; column `dependent` of the active ones is a combination of those before it.
+    Column `dependent` of the active ones is a combination of those before it, along which descent alone
+    would crawl. False if no coordinate reaches zero that way.
     """
     direction = work[0]
-    direction[:] = 0
-    for i in range(dependent):
-        direction[i] = -gram[active[dependent], active[i]]
+    for i in range(len(direction)):
+        direction[i] = -gram[active[dependent], active[i]] if i < dependent else 0.0
     cut_off(system, dependent)
     substitute(system, direction, work[1:], dependent)
     direction[dependent] = 1.0
@@ -227,10 +224,11 @@ def _drop_one(gram, l1, p, system, work, active, count, dependent):
             if reach < step:
                 step, first = reach, i
     if first < 0:
-        return
+        return False
     for i in range(dependent + 1):
         p[active[i]] += step * direction[i]
     p[active[first]] = 0.0
+    return True
 
 
 @part
