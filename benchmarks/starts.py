@@ -32,7 +32,9 @@ def main() -> None:
     ratings, _ = ingest([options.train])
     for balance in (False, True):
         for kind in ("keyed", "numpy"):
-            ends = [fitted(ratings, kind, seed, options.iterations, balance) for seed in range(options.starts)]
+            ends = [
+                fitted(ratings, kind, seed, options.iterations, balance) for seed in range(options.starts)
+            ]
             say(f"{kind} starts{', balanced' if balance else ''}", np.array(ends))
     for seed in range(options.peers):
         model = model_of(seed, options.iterations, False)

@@ -294,3 +294,28 @@ def test_every_registered_factor_model_is_immutable_and_picklable():
             with pytest.raises(dataclasses.FrozenInstanceError):
                 setattr(model, field.name, None)
     assert any(issubclass(cls, FactorModel) for cls in MODELS.values())
+
+
+@pytest.mark.parametrize("weighting", ["uniform", "count"])
+def test_the_largest_useful_regularization_with_biases_is_that_of_their_residuals(small, weighting):
+    design = np.zeros((len(small), len(small.users) + len(small.items)))
+    design[np.arange(len(small)), small.user] = 1
+    design[np.arange(len(small)), len(small.users) + small.item] = 1
+    target = small.rating - small.rating.mean()
+    residuals = target - design @ np.linalg.lstsq(design, target, rcond=None)[0]
+    matrix = np.zeros((len(small.users), len(small.items)))
+    matrix[small.user, small.item] = residuals
+    if weighting == "uniform":
+        matrix /= len(small)
+    else:
+        matrix /= np.sqrt(np.outer(np.bincount(small.user), np.bincount(small.item)))
+    found = BiasedALS(weighting=weighting).largest_useful_regularization(small.user, small.item, small.rating)
+    assert_allclose(found, np.linalg.norm(matrix, 2), rtol=1e-9)
+
+
+@pytest.mark.parametrize("rating", [[3.0, 3.0, 3.0, 3.0], [1.0, 1.0, 2.0, 2.0]])
+def test_biases_that_explain_everything_leave_factors_nothing(rating):
+    ratings = ratings_of([1, 1, 2, 2], [1, 2, 1, 2], rating)
+    model = BiasedALS(2, 0.1, dtype="float64")
+    assert model.largest_useful_regularization(ratings.user, ratings.item, ratings.rating) < 1e-12
+    assert fitted(model, ratings).train_rmse < 1e-6

@@ -276,9 +276,11 @@ class FactorModel(Model):
 
 def largest_singular_value(matrix) -> float:
     """σ_max of a sparse matrix, by Lanczos from a fixed start."""
-    if min(matrix.shape) == 1:
-        return float(scipy.sparse.linalg.norm(matrix))
-    start = np.ones(min(matrix.shape))
+    size = float(scipy.sparse.linalg.norm(matrix))
+    if min(matrix.shape) == 1 or size == 0:
+        return size
+    # Not a vector of ones: the residuals of the best biases have row and column sums of zero.
+    start = np.random.default_rng(0).normal(size=min(matrix.shape))
     return float(scipy.sparse.linalg.svds(matrix, k=1, v0=start, return_singular_vectors=False)[0])
 
 
