@@ -32,7 +32,8 @@ ALLOWED = {
     "pipeline": {"models", "ratings", "dataset", "executors", "fit", "fitted", "evaluate", "store"},
     "comparison": {"fit", "pipeline", "models", "executors", "ratings"},
     "demo": {"comparison", "pipeline", "dataset", "models", "report", "store"},
-    "estimators": {"models", "executors", "fit", "fitted", "ratings", "store"},
+    "inputs": {"ratings"},
+    "estimators": {"inputs", "models", "executors", "fit", "fitted", "ratings", "store"},
 }
 ANYONE = {"errors", "ids"}
 TOP = {"cli", "arguments", "commands", "printer", "__init__", "__main__"}
