@@ -24,7 +24,7 @@ from mfpipe.ratings import encode
 from mfpipe.store import Store, parse_name
 
 
-class _Estimator(RegressorMixin, BaseEstimator):
+class Estimator(RegressorMixin, BaseEstimator):
     """What all estimators share; the solvers are those of the command line.
 
     Attributes
@@ -115,25 +115,25 @@ class _Estimator(RegressorMixin, BaseEstimator):
         return self.fitted_.predict(users, items)[0]
 
 
-class UserMean(_Estimator):
+class UserMean(Estimator):
     """Predicts the user's mean rating; the global mean for an unseen user."""
 
     _model = models.UserMean
 
 
-class ItemMean(_Estimator):
+class ItemMean(Estimator):
     """Predicts the item's mean rating; the global mean for an unseen item."""
 
     _model = models.ItemMean
 
 
-class UserItemMean(_Estimator):
+class UserItemMean(Estimator):
     """Predicts the average of the user's and the item's mean rating."""
 
     _model = models.UserItemMean
 
 
-class _Factors(_Estimator):
+class FactorEstimator(Estimator):
     """What the estimators with factors share."""
 
     def _keep(self, fitted: FittedModel):
@@ -144,7 +144,7 @@ class _Factors(_Estimator):
         return super()._keep(fitted)
 
 
-class ALS(_Factors):
+class ALS(FactorEstimator):
     """Matrix factorisation with a ridge penalty, by alternating least squares.
 
     Minimises  (1/N) Σ (r − p·q)² + λ Σ_u w_u ‖p_u‖² + λ Σ_i w_i ‖q_i‖².
@@ -207,7 +207,7 @@ class ALS(_Factors):
         self.init = init
 
 
-class BiasedALS(_Factors):
+class BiasedALS(FactorEstimator):
     """Biases and matrix factorisation, r̂ = μ + b_u + b_i + p·q, by block coordinate descent.
 
     Parameters
@@ -259,7 +259,7 @@ class BiasedALS(_Factors):
         self.init = init
 
 
-class LassoMF(_Factors):
+class LassoMF(FactorEstimator):
     """Matrix factorisation with a lasso or elastic-net penalty, by coordinate descent in each row.
 
     Parameters

@@ -44,7 +44,7 @@ def quadratic_row(x, y, penalties):
 
 
 def descent_row(x, y, p, s, l1_ratio, nonnegative, bias_penalty=None):
-    """Argmin ‖y − Xp‖² + s(α‖p‖₁ + (1 − α)‖p‖²) by coordinate descent from p, to the last bit it can."""
+    """Argmin ‖y − Xp‖² + s(α‖p‖₁ + (1 − α)‖p‖²) by coordinate descent from p, until nothing moves."""
     p = p.copy()
     if len(y) == 0:
         return np.zeros(len(p))
@@ -59,7 +59,7 @@ def descent_row(x, y, p, s, l1_ratio, nonnegative, bias_penalty=None):
                 p[k] = max(reach - lasso, 0) / curvature if curvature > 0 else 0
             else:
                 p[k] = np.sign(reach) * max(abs(reach) - lasso, 0) / curvature if curvature > 0 else 0
-        if np.abs(p - before).max() <= 1e-15 * max(1, np.abs(p).max()):
+        if np.abs(p - before).max() <= 1e-13 * max(1, np.abs(p).max()):
             break
     return p
 
