@@ -144,8 +144,8 @@ def test_a_non_finite_value_names_side_and_id():
 @pytest.mark.parametrize("scale", [1e-20, 1e-22, 1e-24])
 def test_factors_whose_squares_underflow_are_solved_all_the_same(scale):
     ratings = ratings_of([1, 2], [1, 2], [2.0, 5.0])
-    start = Factors(np.full((2, 1), scale, np.float32), np.zeros((2, 1), np.float32))
-    result = fitted(ALS(1, 0.0, max_iter=1, tol=0), ratings, start=start)
+    start = Factors(np.full((2, 2), scale, np.float32), np.zeros((2, 2), np.float32))
+    result = fitted(ALS(2, 0.0, max_iter=1, tol=0), ratings, start=start)
     assert_allclose(result.train_rmse, 0, atol=1e-6)
 
 
