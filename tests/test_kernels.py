@@ -171,3 +171,21 @@ def test_a_row_whose_solution_is_zero_is_exactly_zero():
         rows = model.update("user", block, np.ones((2, 4)), other, Totals(20, 0.0)).rows
         assert (rows[0] == 0).all() == zero
         assert (rows[1] == 0).all()
+
+
+@pytest.mark.parametrize("nonnegative", [False, True])
+@pytest.mark.parametrize("l1_ratio", [1.0, 0.4])
+@pytest.mark.parametrize("rank", [5, 8])
+def test_short_rows_are_stationary_whatever_they_start_from(rank, l1_ratio, nonnegative):
+    # Fewer ratings than factors, some of them zero: descent alone crawls along the Gram matrix's null space.
+    rng = np.random.default_rng(0)
+    other = rng.normal(size=(200, rank)) * (rng.random((200, rank)) > 0.3)
+    sizes = rng.integers(2, rank, 5000)
+    block = block_from(
+        [[(int(c), float(rng.integers(1, 6))) for c in rng.choice(200, n, replace=False)] for n in sizes]
+    )
+    model = LassoMF(rank, 0.02, "count", l1_ratio=l1_ratio, nonnegative=nonnegative, dtype="float64")
+    totals = Totals(len(block.values), 0.0)
+    own = rng.normal(size=(5000, rank)) * (rng.random((5000, rank)) > 0.4)
+    rows = model.update("user", block, own, other, totals).rows
+    assert model.stationarity("user", block, rows, other, totals).max() <= 1e-10

@@ -21,8 +21,8 @@ def descent_rows(
     Row u solves  min ‖y − Xp‖² + s(α‖p‖₁ + (1 − α)‖p‖²), optionally with p ≥ 0, by coordinate descent in
     covariance form from the row as it is: p_k ← S(c_k − Σ_{j≠k} G_kj p_j, sα/2) / (G_kk + s(1 − α)). A
     bias is one more coordinate, neither shrunk by s nor kept from being negative. When a pass leaves the
-    signs as they were, the linear system of the nonzero coordinates is solved, and the row is done if
-    that solution is stationary; the subdifferential's distance to zero is the only stop rule.
+    signs as they were (and every tenth time), the linear system of the nonzero coordinates is solved, as
+    in feature-sign search; the subdifferential's distance to zero is the only stop rule.
 
     Parameters
     ----------
@@ -37,7 +37,8 @@ def descent_rows(
     References
     ----------
     Friedman, Hastie, Tibshirani: Regularization paths for generalized linear models via coordinate
-    descent, J. Stat. Software 33(1), 2010, sections 2.1 and 2.2 (covariance updates).
+    descent, J. Stat. Software 33(1), 2010, sections 2.1 and 2.2 (covariance updates). Lee, Battle, Raina,
+    Ng: Efficient sparse coding algorithms, NIPS 2006, algorithm 1 (feature-sign search).
     """
     width = other.shape[1]
     stored = np.empty((width, width), other.dtype)
@@ -46,8 +47,8 @@ def descent_rows(
     targets = np.empty(PANEL, other.dtype)
     gram = np.empty((width, width), np.float64)
     system = np.empty((width, width), np.float64)
-    work = np.empty((7, width), np.float64)
-    c, l1, l2, p, slope, trial, solution = work[0], work[1], work[2], work[3], work[4], work[5], work[6]
+    work = np.empty((6, width), np.float64)
+    c, l1, l2, p, slope, solution = work[0], work[1], work[2], work[3], work[4], work[5]
     active = np.empty(width, np.int64)
     for u in range(len(indptr) - 1):
         begin, end = indptr[u], indptr[u + 1]
@@ -69,7 +70,7 @@ def descent_rows(
         if biased:
             l1[0] = 0.0
             l2[0] = bias_penalty[u]
-        _descend(gram, c, l1, l2, biased, nonnegative, penalty[u], p, slope, trial, solution, system, active)
+        _descend(gram, c, l1, l2, biased, nonnegative, penalty[u], p, slope, solution, system, active)
         for k in range(width):
             rows[u, k] = p[k]
         squared_error[u] = squared_residual(mine, ratings, other, mean, biased, rows[u])
@@ -77,7 +78,7 @@ def descent_rows(
 
 
 @njit(**OPTIONS)
-def _descend(gram, c, l1, l2, biased, nonnegative, penalty, p, slope, trial, solution, system, active):
+def _descend(gram, c, l1, l2, biased, nonnegative, penalty, p, slope, solution, system, active):
     """Minimise pᵀGp/2 − cᵀp + l1ᵀ|p| + Σ l2 p²/2 in place; `slope` is c − Gp throughout."""
     width = len(p)
     scale = penalty
@@ -94,7 +95,7 @@ def _descend(gram, c, l1, l2, biased, nonnegative, penalty, p, slope, trial, sol
         if nonnegative and p[k] < 0 and not (biased and k == 0):
             p[k] = 0
     _slope(gram, c, p, slope)
-    for _ in range(PASSES):
+    for turn in range(PASSES):
         changed = False
         for k in range(width):
             curvature = gram[k, k] + l2[k]
@@ -117,13 +118,11 @@ def _descend(gram, c, l1, l2, biased, nonnegative, penalty, p, slope, trial, sol
                     slope[m] -= gram[k, m] * step
         if distance(slope, p, l1, l2, biased, nonnegative) <= STATIONARY * scale:
             return
-        if not changed:
-            if _finish(gram, c, l1, l2, biased, p, trial, solution, system, active):
-                _slope(gram, c, trial, slope)
-                if distance(slope, trial, l1, l2, biased, nonnegative) <= STATIONARY * scale:
-                    p[:] = trial
-                    return
+        if not changed or turn % 10 == 9:
+            _settle(gram, c, l1, l2, biased, p, solution, system, active)
             _slope(gram, c, p, slope)
+            if distance(slope, p, l1, l2, biased, nonnegative) <= STATIONARY * scale:
+                return
 
 
 @njit(**OPTIONS)
@@ -136,41 +135,54 @@ def _slope(gram, c, p, slope):
 
 
 @njit(**OPTIONS)
-def _finish(gram, c, l1, l2, biased, p, trial, solution, system, active):
-    """Set `trial` to the minimiser with the signs of p; False if there is no single one or signs differ."""
-    count = 0
-    for k in range(len(p)):
-        trial[k] = 0
-        if p[k] != 0:
-            active[count] = k
-            count += 1
-    for i in range(count):
-        k = active[i]
-        for j in range(i + 1):
-            system[i, j] = gram[k, active[j]]
-        system[i, i] += l2[k]
-        solution[i] = c[k] - np.sign(p[k]) * l1[k]
-    independent = factorise(system, count)
-    if independent < count:
-        _drop_one(gram, l1, p, system, active, count, independent)
-        return False
-    substitute(system, solution, count)
-    same = True
-    for i in range(count):
-        trial[active[i]] = solution[i]
-        if np.sign(solution[i]) != np.sign(p[active[i]]) and not (biased and active[i] == 0):
-            same = False
-    return same
+def _settle(gram, c, l1, l2, biased, p, solution, system, active):
+    """Move p to the minimiser of its face: the rows with its zeros, and its signs where it is not zero.
+
+    Each step goes to the minimiser without regard to signs, or only until the first coordinate is zero,
+    which then stays so; the objective never rises. With more nonzero coordinates than the Gram matrix has
+    rank, one is first taken to zero along its null space.
+    """
+    while True:
+        count = 0
+        for k in range(len(p)):
+            if p[k] != 0:
+                active[count] = k
+                count += 1
+        for i in range(count):
+            k = active[i]
+            for j in range(i + 1):
+                system[i, j] = gram[k, active[j]]
+            system[i, i] += l2[k]
+            solution[i] = c[k] - np.sign(p[k]) * l1[k]
+        independent = factorise(system, count)
+        if independent < count:
+            if not _drop_one(gram, l1, p, system, active, independent):
+                return
+            continue
+        substitute(system, solution, count)
+        step, first = 1.0, -1
+        for i in range(count):
+            k = active[i]
+            if not (biased and k == 0) and solution[i] * np.sign(p[k]) <= 0:
+                reach = p[k] / (p[k] - solution[i])
+                if reach < step or first < 0:
+                    step, first = reach, i
+        for i in range(count):
+            k = active[i]
+            p[k] = solution[i] if first < 0 else p[k] + step * (solution[i] - p[k])
+        if first < 0:
+            return
+        p[active[first]] = 0.0
 
 
 @njit(**OPTIONS)
-def _drop_one(gram, l1, p, system, active, count, dependent):
+def _drop_one(gram, l1, p, system, active, dependent):
     """Take a coordinate to zero along a direction in which Gp stays and l1ᵀ|p| does not rise.
 
-    With more nonzero coordinates than the Gram matrix has rank, descent alone crawls along its null
-    space; column `dependent` of the active ones is a combination of those before it.
+    Column `dependent` of the active ones is a combination of those before it, along which descent alone
+    would crawl. False if no coordinate reaches zero that way.
     """
-    direction = np.zeros(count)
+    direction = np.zeros(dependent + 1)
     for i in range(dependent):
         direction[i] = -gram[active[dependent], active[i]]
     substitute(system, direction, dependent)
@@ -187,10 +199,11 @@ def _drop_one(gram, l1, p, system, active, count, dependent):
             if reach < step:
                 step, first = reach, i
     if first < 0:
-        return
+        return False
     for i in range(dependent + 1):
         p[active[i]] += step * direction[i]
     p[active[first]] = 0.0
+    return True
 
 
 @njit(**OPTIONS)
