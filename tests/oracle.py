@@ -45,7 +45,7 @@ def quadratic_row(x, y, penalties):
 
 def descent_row(x, y, p, s, l1_ratio, nonnegative, bias_penalty=None):
     """Argmin ‖y − Xp‖² + s(α‖p‖₁ + (1 − α)‖p‖²) by coordinate descent from p, until nothing moves."""
-    p = p.copy()
+    p, gram, moment = p.copy(), x.T @ x, x.T @ y
     if len(y) == 0:
         return np.zeros(len(p))
     for _ in range(100_000):
@@ -53,8 +53,8 @@ def descent_row(x, y, p, s, l1_ratio, nonnegative, bias_penalty=None):
         for k in range(len(p)):
             is_bias = bias_penalty is not None and k == 0
             lasso, ridge = (0.0, bias_penalty) if is_bias else (s * l1_ratio / 2, s * (1 - l1_ratio))
-            curvature = x[:, k] @ x[:, k] + ridge
-            reach = x[:, k] @ (y - x @ p) + (x[:, k] @ x[:, k]) * p[k]
+            curvature = gram[k, k] + ridge
+            reach = moment[k] - gram[k] @ p + gram[k, k] * p[k]
             if nonnegative and not is_bias:
                 p[k] = max(reach - lasso, 0) / curvature if curvature > 0 else 0
             else:
