@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.timeout(300)
+
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "adding-a-model.md").read_text(encoding="utf-8")
 MODULE = "added_by_the_page"
@@ -25,7 +27,7 @@ def environment(tmp_path_factory):
 
 def run(environment, *command):
     return subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=150
+        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280
     )
 
 
