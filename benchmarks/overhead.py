@@ -30,12 +30,18 @@ PLACES = {
 ROUNDS = 3
 
 
+def training_file(arguments: list[str]) -> Path:
+    """The file named as the first argument, the homework's, or the shipped sample."""
+    path = Path(arguments[1]) if len(arguments) > 1 else HOMEWORK
+    if path.is_file():
+        return path
+    print(f"{path} is not there (see data/README.md); using the shipped sample")
+    return HERE / "data" / "train.csv.gz"
+
+
 def main() -> None:
     """Print the table."""
-    path = Path(sys.argv[1]) if len(sys.argv) > 1 else HOMEWORK
-    if not path.is_file():
-        print(f"{path} is not there (see data/README.md); using the shipped sample")
-        path = HERE / "data" / "train.csv.gz"
+    path = training_file(sys.argv)
     ratings, _ = ingest([path])
     seconds: dict[str, list[float]] = {place: [] for place in PLACES}
     compute: dict[str, list[float]] = {place: [] for place in PLACES}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mfpipe import models
 from mfpipe.errors import RatingsError
@@ -18,12 +18,13 @@ from mfpipe.executors import executor
 from mfpipe.fit import fit
 from mfpipe.fitted import FittedModel
 from mfpipe.ids import IdMap, are_integers
+from mfpipe.inputs import id_columns, ratings_of
 from mfpipe.models.base import Factors, Model
 from mfpipe.ratings import encode
 from mfpipe.store import Store, parse_name
 
 
-class _Estimator(RegressorMixin, BaseEstimator):
+class Estimator(RegressorMixin, BaseEstimator):
     """What all estimators share; the solvers are those of the command line.
 
     Attributes
@@ -53,7 +54,7 @@ class _Estimator(RegressorMixin, BaseEstimator):
         X : array or frame, shape (n, 2)
             User and item ids: integers or text. A pair given more than once counts as its mean.
         y : array, shape (n,)
-            Ratings.
+            Ratings; each counts once, there is no `sample_weight`.
         client : distributed.Client, optional
             Fit on its cluster; the result is the same to the last bit.
 
@@ -64,20 +65,12 @@ class _Estimator(RegressorMixin, BaseEstimator):
         Raises
         ------
         ParameterError, RatingsError
-            Both are ValueErrors.
+            Both are ValueErrors; scikit-learn's own for what is no matrix of finite values.
         """
         model = self.model()
-        users, items = _id_columns(X)
-        rating = np.asarray(y, dtype=np.float64).ravel()
-        if len(rating) != len(users) or len(rating) == 0:
-            raise RatingsError(
-                f"X has {len(users)} rows and y {len(rating)}; both must have the same, not none"
-            )
-        if not np.isfinite(rating).all():
-            raise RatingsError(
-                f"y[{np.flatnonzero(~np.isfinite(rating))[0]}] is not finite; remove the rating"
-            )
-        ratings = encode([users], [items], rating, duplicates="mean")
+        users, items = id_columns(X, fitting=True)
+        validate_data(self, X, y, skip_check_array=True)
+        ratings = encode([users], [items], ratings_of(y, X), duplicates="mean")
         init = getattr(self, "init", None)
         start = None if init is None else _start(init, len(ratings.users), len(ratings.items), model)
         with executor(ratings, model.storage, "serial", client=client) as where:
@@ -87,11 +80,16 @@ class _Estimator(RegressorMixin, BaseEstimator):
         self.history_, self.converged_ = result.history, result.converged
         return self._keep(FittedModel.of(result, ratings))
 
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.categorical = tags.input_tags.string = True
+        tags.regressor_tags.poor_score = True  # ids have no magnitude to regress on
+        return tags
+
     def _keep(self, fitted: FittedModel):
         self.fitted_ = fitted
         self.users_, self.items_ = _id_array(fitted.users), _id_array(fitted.items)
         self.global_mean_ = fitted.baseline.global_mean
-        self.n_features_in_ = 2
         return self
 
     @property
@@ -111,29 +109,31 @@ class _Estimator(RegressorMixin, BaseEstimator):
             Never NaN: an unseen id falls back to what is known.
         """
         check_is_fitted(self, "fitted_")
-        users, items = _id_columns(X)
+        columns = id_columns(X, fitting=False)
+        validate_data(self, X, reset=False, skip_check_array=True)
+        users, items = columns
         return self.fitted_.predict(users, items)[0]
 
 
-class UserMean(_Estimator):
+class UserMean(Estimator):
     """Predicts the user's mean rating; the global mean for an unseen user."""
 
     _model = models.UserMean
 
 
-class ItemMean(_Estimator):
+class ItemMean(Estimator):
     """Predicts the item's mean rating; the global mean for an unseen item."""
 
     _model = models.ItemMean
 
 
-class UserItemMean(_Estimator):
+class UserItemMean(Estimator):
     """Predicts the average of the user's and the item's mean rating."""
 
     _model = models.UserItemMean
 
 
-class _Factors(_Estimator):
+class FactorEstimator(Estimator):
     """What the estimators with factors share."""
 
     def _keep(self, fitted: FittedModel):
@@ -144,7 +144,7 @@ class _Factors(_Estimator):
         return super()._keep(fitted)
 
 
-class ALS(_Factors):
+class ALS(FactorEstimator):
     """Matrix factorisation with a ridge penalty, by alternating least squares.
 
     Minimises  (1/N) Σ (r − p·q)² + λ Σ_u w_u ‖p_u‖² + λ Σ_i w_i ‖q_i‖².
@@ -207,7 +207,7 @@ class ALS(_Factors):
         self.init = init
 
 
-class BiasedALS(_Factors):
+class BiasedALS(FactorEstimator):
     """Biases and matrix factorisation, r̂ = μ + b_u + b_i + p·q, by block coordinate descent.
 
     Parameters
@@ -259,7 +259,7 @@ class BiasedALS(_Factors):
         self.init = init
 
 
-class LassoMF(_Factors):
+class LassoMF(FactorEstimator):
     """Matrix factorisation with a lasso or elastic-net penalty, by coordinate descent in each row.
 
     Parameters
@@ -332,37 +332,8 @@ def load(name: str, store: str | Path = "mfpipe-store"):
     fitted = version.load()
     estimator = ESTIMATORS[fitted.model.name](**fitted.model.params)
     estimator.history_ = version.table("history.parquet").to_pylist()
-    estimator.converged_ = version.manifest["converged"]
+    estimator.converged_, estimator.n_features_in_ = version.manifest["converged"], 2
     return estimator._keep(fitted)
-
-
-def _id_columns(X: Any) -> tuple[pa.DictionaryArray, pa.DictionaryArray]:
-    if hasattr(X, "iloc"):
-        columns = [X.iloc[:, k].to_numpy() for k in range(X.shape[1])]
-    else:
-        array = np.asarray(X)
-        if array.ndim != 2:
-            raise RatingsError(f"X has shape {array.shape}; it must be (n, 2): user and item ids")
-        columns = list(array.T)
-    if len(columns) != 2:
-        raise RatingsError(f"X has {len(columns)} columns; it must have 2: user and item ids")
-    users, items = (_texts(column, name) for column, name in zip(columns, ("user", "item"), strict=True))
-    return users, items
-
-
-def _texts(column: np.ndarray, name: str) -> pa.DictionaryArray:
-    """Ids as text. Integers in their canonical spelling; text as it is; nothing else is guessed at."""
-    if column.dtype.kind in "iu":
-        return pa.array(column).cast(pa.string()).dictionary_encode()
-    if column.dtype.kind in "UT":
-        return pa.array(column.astype(object), pa.string()).dictionary_encode()
-    kinds = {type(value) for value in column}
-    if kinds <= {str}:
-        return pa.array(column, pa.string()).dictionary_encode()
-    if kinds and all(issubclass(kind, int | np.integer) and kind is not bool for kind in kinds):
-        return pa.array([str(value) for value in column], pa.string()).dictionary_encode()
-    names = ", ".join(sorted(kind.__name__ for kind in kinds))
-    raise RatingsError(f"{name} ids of type {names}: ids must be all integers or all text")
 
 
 def _id_array(ids: IdMap) -> np.ndarray:

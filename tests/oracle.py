@@ -44,8 +44,8 @@ def quadratic_row(x, y, penalties):
 
 
 def descent_row(x, y, p, s, l1_ratio, nonnegative, bias_penalty=None):
-    """Argmin ‖y − Xp‖² + s(α‖p‖₁ + (1 − α)‖p‖²) by coordinate descent from p, to the last bit it can."""
-    p = p.copy()
+    """Argmin ‖y − Xp‖² + s(α‖p‖₁ + (1 − α)‖p‖²) by coordinate descent from p, until nothing moves."""
+    p, gram, moment = p.copy(), x.T @ x, x.T @ y
     if len(y) == 0:
         return np.zeros(len(p))
     for _ in range(100_000):
@@ -53,13 +53,13 @@ def descent_row(x, y, p, s, l1_ratio, nonnegative, bias_penalty=None):
         for k in range(len(p)):
             is_bias = bias_penalty is not None and k == 0
             lasso, ridge = (0.0, bias_penalty) if is_bias else (s * l1_ratio / 2, s * (1 - l1_ratio))
-            curvature = x[:, k] @ x[:, k] + ridge
-            reach = x[:, k] @ (y - x @ p) + (x[:, k] @ x[:, k]) * p[k]
+            curvature = gram[k, k] + ridge
+            reach = moment[k] - gram[k] @ p + gram[k, k] * p[k]
             if nonnegative and not is_bias:
                 p[k] = max(reach - lasso, 0) / curvature if curvature > 0 else 0
             else:
                 p[k] = np.sign(reach) * max(abs(reach) - lasso, 0) / curvature if curvature > 0 else 0
-        if np.abs(p - before).max() <= 1e-15 * max(1, np.abs(p).max()):
+        if np.abs(p - before).max() <= 1e-13 * max(1, np.abs(p).max()):
             break
     return p
 

@@ -1,19 +1,14 @@
-"""The models as scikit-learn estimators."""
+"""The estimators' own promises; scikit-learn's are in test_scikit_learn.py."""
 
-import pickle
 import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_array_equal
-from sklearn.base import clone
-from sklearn.exceptions import ConvergenceWarning, NotFittedError
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.exceptions import ConvergenceWarning
 
-from mfpipe import ALS, ItemMean, UserItemMean, UserMean
-from mfpipe.estimators import ESTIMATORS
-from mfpipe.models import MODELS
+from mfpipe import ALS, ItemMean, UserMean
 
 rng = np.random.default_rng(0)
 pairs = rng.choice(40 * 25, 400, replace=False)
@@ -28,28 +23,6 @@ def quietly():
         yield
 
 
-def test_every_model_has_an_estimator_with_its_parameters():
-    assert list(ESTIMATORS) == list(MODELS)
-    for name, estimator in ESTIMATORS.items():
-        params = estimator().get_params()
-        params.pop("init", None)
-        assert params == MODELS[name]().params
-
-
-@pytest.mark.parametrize("estimator", [UserMean(), ItemMean(), UserItemMean(), ALS(rank=3, max_iter=4)])
-def test_clone_pickle_and_model_selection(estimator):
-    fitted = clone(estimator).fit(X, y)
-    assert_array_equal(pickle.loads(pickle.dumps(fitted)).predict(X), fitted.predict(X))
-    assert np.isfinite(cross_val_score(estimator, X, y, cv=3)).all()
-    with pytest.raises(NotFittedError):
-        clone(estimator).predict(X)
-
-
-def test_grid_search_finds_a_regularization():
-    search = GridSearchCV(ALS(rank=2, max_iter=5), {"regularization": [0.01, 1.0]}, cv=2).fit(X, y)
-    assert search.best_params_["regularization"] in (0.01, 1.0)
-
-
 def test_attributes_are_those_of_the_contract():
     model = ALS(rank=3, max_iter=4, tol=0).fit(X, y)
     assert_array_equal(model.users_, np.unique(X[:, 0]))
@@ -59,29 +32,6 @@ def test_attributes_are_those_of_the_contract():
     assert model.global_mean_ == y.mean()
     assert model.n_iter_ == len(model.history_) == 4
     assert not model.converged_
-
-
-@pytest.mark.parametrize("kind", ["frame", "order", "strided", "readonly", "text"])
-def test_the_form_of_the_input_changes_nothing(kind):
-    expected = ALS(rank=3, max_iter=3).fit(X, y)
-    pairs, ratings = X, y
-    if kind == "frame":
-        pairs = pd.DataFrame({"user": X[:, 0], "item": X[:, 1]})
-    elif kind == "order":
-        order = rng.permutation(len(y))
-        pairs, ratings = X[order], y[order]
-    elif kind == "strided":
-        pairs = np.repeat(X, 2, axis=1)[:, ::2]
-    elif kind == "readonly":
-        pairs = X.copy()
-        pairs.flags.writeable = False
-    elif kind == "text":
-        pairs = X.astype(str)
-    model = ALS(rank=3, max_iter=3).fit(pairs, ratings)
-    assert_array_equal(model.user_factors_, expected.user_factors_)
-    assert_array_equal(
-        model.predict(pairs), ALS(rank=3, max_iter=3).fit(X, y).predict(X if kind != "order" else pairs)
-    )
 
 
 def test_a_fit_on_a_cluster_is_the_same(client):
@@ -102,14 +52,33 @@ def test_a_start_can_be_given():
 @pytest.mark.parametrize(
     ("pairs", "ratings", "message"),
     [
-        (X[:, :1], y, "1 columns"), (X, y[:-1], "400 rows and y 399"), (X[:0], y[:0], "not none"),
-        (X.astype(float), y, "ids of type float64"), (X, np.full(400, np.nan), r"y\[0\] is not finite"),
-        (X[:, 0], y, "shape"), (np.array([[1, "a"], ["1", "b"]], dtype=object), [1, 2], "type int, str"),
+        (X[:, :1], y, r"1 feature\(s\)"), (pd.DataFrame(X[:, :1]), y, r"1 feature\(s\) .* must have 2"),
+        (np.column_stack((X, X)), y, r"4 feature\(s\) .* must have 2: user and item ids"),
+        (X, y[:-1], r"\[400, 399\]"), (X[:0], y[:0], r"0 sample\(s\)"), (pd.DataFrame(X[:0]), y[:0], "no rows"),
+        (X.astype(float), y, r"user ids of type float64: .*X\.astype\('int64'\)"),
+        (X, np.full(400, np.nan), "y contains NaN"), (X, y.astype(str), "ratings are numbers"),
+        (X[:, 0], y, "Expected 2D array"), (X == 1, y, "user ids of type bool"),
+        ([[1, "a"], ["1", "b"]], [1, 2], "user ids of type int, str"), ([[1, 2.5]], [1], "item ids of type float"),
+        (np.array([[1, None]], dtype=object), [1], "NaN|NoneType"), (X.astype("S3"), y, "type bytes"),
+        (pd.DataFrame({"u": ["a", None], "i": [1, 2]}), [1, 2], "a missing id"),
+        (pd.DataFrame({"u": ["a", " "], "i": [1, 2]}), [1, 2], "user id ' ': blank"),
+        ([["a", "b\n"]], [1], r"item id 'b\\n': control character"),
+        (X.astype("datetime64[s]"), y, "type datetime64"),
     ],
 )  # fmt: skip
 def test_bad_input_is_a_value_error_that_says_why(pairs, ratings, message):
     with pytest.raises(ValueError, match=message):
         ALS().fit(pairs, ratings)
+
+
+def test_ids_are_kept_as_they_are_given():
+    model = UserMean().fit([["007", 7], ["7", 10**30], ["NA", -1]], [1, 2, 3])
+    assert model.users_.tolist() == ["007", "7", "NA"]
+    assert model.items_.tolist() == ["-1", "1" + 30 * "0", "7"]
+    assert model.predict([["7", 7], ["07", 7]]).tolist() == [2, 2]
+    large = 2**53 + np.arange(3)
+    frame = pd.DataFrame({"user": large, "item": large.astype("uint64")})
+    assert ItemMean().fit(frame, [1, 2, 3]).items_.tolist() == large.tolist()
 
 
 def test_a_bad_parameter_is_a_value_error():

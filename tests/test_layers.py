@@ -38,7 +38,8 @@ ALLOWED = {
     "halving": {"models", "ratings", "executors", "fit", "independent", "pipeline", "regularization"},
     "comparison": {"fit", "pipeline", "models", "executors", "ratings"},
     "demo": {"comparison", "pipeline", "dataset", "models", "report", "store"},
-    "estimators": {"models", "executors", "fit", "fitted", "ratings", "store"},
+    "inputs": {"ratings"},
+    "estimators": {"inputs", "models", "executors", "fit", "fitted", "ratings", "store"},
 }
 ANYONE = {"errors", "ids"}
 TOP = {"cli", "arguments", "commands", "printer", "__init__", "__main__"}

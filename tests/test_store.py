@@ -13,7 +13,7 @@ from mfpipe.errors import ParameterError, StoreError
 from mfpipe.executors import executor
 from mfpipe.fit import fit
 from mfpipe.fitted import FittedModel
-from mfpipe.models import ALS, MODELS
+from mfpipe.models import ALS
 from mfpipe.store import Store, parse_name
 
 
@@ -32,21 +32,6 @@ def publish(store, fitted, name="m", **options):
 @pytest.fixture
 def store(tmp_path):
     return Store(tmp_path / "store")
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_what_is_loaded_is_what_was_published(store, small, name):
-    model = MODELS[name]()
-    with executor(small, model.storage, "serial") as where:
-        before = FittedModel.of(fit(model, small, where), small)
-    publish(store, before, name)
-    after = store.version(name).load()
-    assert after.model == before.model
-    assert (after.users, after.items) == (before.users, before.items)
-    for mine, theirs in zip(before.factors, after.factors, strict=True):
-        assert_array_equal(mine, theirs)
-    users, items = small.users.texts.take(small.user), small.items.texts.take(small.item)
-    assert_array_equal(before.predict(users, items)[0], after.predict(users, items)[0])
 
 
 def test_versions_count_up_and_the_last_is_current(store, fitted):

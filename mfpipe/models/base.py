@@ -76,9 +76,12 @@ def known_or(values: np.ndarray, rows: np.ndarray, otherwise: float) -> np.ndarr
     return np.where(rows >= 0, values[rows], otherwise)
 
 
-def parameter(default: Any, help: str, check: Callable[[Any], bool], must: str) -> Any:
-    """A hyper-parameter: its default, a line of help, and what it must be."""
-    return dataclasses.field(default=default, metadata={"help": help, "check": check, "must": must})
+def parameter(
+    default: Any, help: str, check: Callable[[Any], bool], must: str, choices: tuple[Any, ...] = ()
+) -> Any:
+    """A hyper-parameter: its default, a line of help, what it must be, and all it can be if that is few."""
+    metadata = {"help": help, "check": check, "must": must, "choices": choices}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def is_integer(low: int, high: int) -> Callable[[Any], bool]:
@@ -96,12 +99,14 @@ def is_not_negative(value: Any) -> bool:
 
 
 def choice(default: str, choices: tuple[str, ...], help: str) -> Any:
-    return parameter(default, help, lambda value: value in choices, f"one of {', '.join(choices)}")
+    return parameter(default, help, lambda value: value in choices, f"one of {', '.join(choices)}", choices)
 
 
 def switch(help: str) -> Any:
     """A parameter that is on or off, off by default."""
-    return parameter(False, help, lambda value: isinstance(value, bool | np.bool_), "true or false")
+    return parameter(
+        False, help, lambda value: isinstance(value, bool | np.bool_), "true or false", (False, True)
+    )
 
 
 FLAGS = {"random_state": "--seed"}

@@ -9,6 +9,7 @@ import scipy.sparse
 import scipy.sparse.csgraph
 import scipy.sparse.linalg
 
+from mfpipe.errors import ParameterError
 from mfpipe.kernels import readonly
 from mfpipe.kernels.pairs import dot_pairs
 from mfpipe.models.base import Baseline, Factors, choice, is_not_negative, known_or, parameter, switch
@@ -38,6 +39,11 @@ class BiasedALS(FactorModel):
         "joint", ("joint", "separate"), "solve a bias and its factors together, or one after the other"
     )
     nonnegative: bool = switch("keep every factor at zero or above (biases stay free)")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.separate and self.nonnegative:
+            raise ParameterError("--block-order separate: not with --nonnegative, which solves rows jointly")
 
     @property
     def biased(self) -> bool:

@@ -170,7 +170,8 @@ class FactorModel(Model):
             return Update(rows, squared_error, penalised)
         unsolved = np.empty(block.n_rows, dtype=np.bool_)
         ridge_rows(*inputs, totals.mean, self.biased, self.separate, rows, squared_error, penalised, unsolved)
-        for u in np.flatnonzero(unsolved):
+        # Without a penalty, factors near the smallest float have squares that are none.
+        for u in np.flatnonzero(unsolved | ~np.isfinite(squared_error)):
             ratings = slice(block.indptr[u], block.indptr[u + 1])
             columns, values, fixed = readonly(block.columns[ratings], block.values[ratings], other)
             rows[u] = self._least_norm_row(columns, values, fixed, penalty[u], bias_penalty[u], totals.mean)
