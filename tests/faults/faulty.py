@@ -66,7 +66,9 @@ class Faults:
             if name == "write":
                 _half(*arguments)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if here and self.mode == "one I/O error" or self.count >= self.point and self.mode == "broken disk":
+        if (here and self.mode == "one I/O error") or (
+            self.count >= self.point and self.mode == "broken disk"
+        ):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         done = call(*arguments, **options)
         if self.mode == "kill after" and here:

@@ -30,11 +30,11 @@ def fitted(seed: int) -> FittedModel:
     return FittedModel(ALS(2), ratings.users, ratings.items, factors, baseline_of(ratings), *counts)
 
 
-def publish(directory: Path, seed: int, **options):
-    """Publish the fit of that seed as the next version of `m`."""
+def publish(directory: Path, seed: int, name: str = "m", **options):
+    """Publish the fit of that seed as the next version."""
     made = fitted(seed)
     about = {"data": {"global_mean": made.baseline.global_mean}, "seed": seed}
-    return Store(directory / "store").publish("m", made, about, {"timings.json": {"fit": 1.5}}, **options)
+    return Store(directory / "store").publish(name, made, about, {"timings.json": {"fit": 1.5}}, **options)
 
 
 def seed_of(version) -> int:
@@ -98,7 +98,9 @@ def _prepare_remove(directory: Path) -> None:
 
 def _source(directory: Path, extra: int) -> str:
     path = directory / "ratings.csv"
-    path.write_text("user,item,rating\n" + "".join(f"{n % 7},{n % 5},{n % 4 + 1}\n" for n in range(20 + extra)))
+    path.write_text(
+        "user,item,rating\n" + "".join(f"{n % 7},{n % 5},{n % 4 + 1}\n" for n in range(20 + extra))
+    )
     return str(path)
 
 

@@ -33,7 +33,9 @@ class Operation(NamedTuple):
     between: tuple = ()  # complete states that may also be seen after a kill
 
 
-def enumerate_points(operation: Operation, modes: list[str], directory: Path) -> tuple[dict[str, int], list[str]]:
+def enumerate_points(
+    operation: Operation, modes: list[str], directory: Path
+) -> tuple[dict[str, int], list[str]]:
     """The number of points in each mode, and what was wrong at any of them."""
     template, work = directory / "template", directory / "work"
     template.mkdir(parents=True)
