@@ -155,6 +155,21 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
         os.close(handle)
 
 
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock; asking creates nothing."""
+    try:
+        handle = os.open(path, _READ)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 def open_regular(path: Path) -> int:
     """A descriptor to read a regular file from; OSError for anything else, links included."""
     handle = os.open(path, _READ)

@@ -61,6 +61,25 @@ class Fit:
         return len(self.history)
 
 
+@dataclass(frozen=True)
+class State:
+    """A fit after a whole iteration: all that going on from there to the last bit takes.
+
+    `penalty` is Σ s φ of each side, in squared stars; `history`, `objectives` and `seconds` are those of
+    `Fit` so far.
+    """
+
+    factors: Factors
+    penalty: dict[str, float]
+    history: list[dict]
+    objectives: list[float]
+    seconds: float
+
+    @property
+    def iteration(self) -> int:
+        return len(self.history)
+
+
 def baseline_of(ratings: Ratings) -> Baseline:
     """The global mean and the means of rows, in float64."""
 
@@ -86,6 +105,8 @@ def fit(
     start: Factors | None = None,
     test: Pairs | None = None,
     on_iteration: Iterable[Callable[[dict], None]] = (),
+    state: State | None = None,
+    on_state: Callable[[State], None] | None = None,
 ) -> Fit:
     """Fit a model: the item half-step, then the user half-step, until an iteration no longer helps.
 
@@ -101,6 +122,10 @@ def fit(
         Predicted after each iteration for `test_rmse`; never trained on.
     on_iteration : iterable of callables
         Each is called with the record of each iteration.
+    state : State, optional
+        Of the same fit, to go on from; `start` must be what it was.
+    on_state : callable, optional
+        Called with the state after each iteration.
 
     Raises
     ------
@@ -112,24 +137,39 @@ def fit(
     factors = Factors(*(np.ascontiguousarray(rows, model.storage) for rows in factors))
     baseline = baseline_of(ratings)
     loop = _Loop(model, ratings, executor, factors, baseline)
-    result = Fit(model, factors, baseline, math.nan, math.nan, not isinstance(model, FactorModel))
-    if isinstance(model, FactorModel):
+    result = Fit(model, factors, baseline, math.nan, math.nan, False)
+    if state:
+        loop.restore(state)
+        result.history, result.objectives = list(state.history), list(state.objectives)
+        began -= state.seconds
+    elif isinstance(model, FactorModel):
         loop.evaluate_start()
         result.objectives.append(loop.objective)
-    for iteration in range(1, (model.max_iter if isinstance(model, FactorModel) else 1) + 1):
-        before = loop.objective
-        record = loop.iterate(iteration, test)
+    iterations = model.max_iter if isinstance(model, FactorModel) else 1
+    settled = _settled(model, result.objectives)
+    while result.n_iter < iterations and not settled:
+        record = loop.iterate(result.n_iter + 1, test)
         result.history.append(record)
         result.objectives += [half["objective"] for half in record["half_steps"]]
         for callback in on_iteration:
             callback(record)
-        if isinstance(model, FactorModel) and before - loop.objective < model.tol * before:
-            result.converged = True
-            break
+        if on_state:
+            on_state(loop.state(result, time.perf_counter() - began))
+        settled = _settled(model, result.objectives)
+    result.converged = settled or not isinstance(model, FactorModel)
     result.factors, result.objective, result.train_rmse = loop.factors, loop.objective, loop.train_rmse
     result.seconds = time.perf_counter() - began
     result.warnings = _warnings(result, ratings, factors)
     return result
+
+
+def _settled(model: Model, objectives: list[float]) -> bool:
+    """Whether the last iteration lowered the objective by less than the share `tol`."""
+    halves = len(model.half_steps)
+    if not isinstance(model, FactorModel) or len(objectives) <= halves:
+        return False
+    before, now = objectives[-1 - halves], objectives[-1]
+    return before - now < model.tol * before
 
 
 class _Loop:
@@ -150,6 +190,14 @@ class _Loop:
         """The objective of the start, before anything is updated."""
         for side in ("item", "user"):
             self._settle(side, self._half_step(side, evaluate=True))
+
+    def state(self, result: Fit, seconds: float) -> State:
+        return State(self.factors, dict(self.penalty), result.history[:], result.objectives[:], seconds)
+
+    def restore(self, state: State) -> None:
+        self.factors, self.penalty = state.factors, dict(state.penalty)
+        self.objective = state.objectives[-1]
+        self.train_rmse = state.history[-1]["train_rmse"]
 
     def _half_step(self, side: str, evaluate: bool = False) -> HalfStep:
         own = getattr(self.factors, side)

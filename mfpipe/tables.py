@@ -117,3 +117,11 @@ def show_models(console: Console, rows: list[dict]) -> None:
             row["name"], row["version"], current, row["model"], number(row["test_rmse"]), row["created"][:16]
         )
     _print(console, "Stored models", table)
+
+
+def show_runs(console: Console, rows: list[dict]) -> None:
+    table = _table("run", "state", "model", "iteration", "objective", "checkpoint")
+    for row in rows:
+        reached = str(row["iteration"]), number(row["objective"]), (row["written"] or "")[:16]
+        table.add_row(row["run"], row["state"], row["model"], *reached)
+    _print(console, "Runs", table)

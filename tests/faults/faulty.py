@@ -97,7 +97,7 @@ class _Lock:
     """`fcntl`, the same."""
 
     def __init__(self, faults: Faults, flock):
-        from fcntl import LOCK_EX, LOCK_NB
+        from fcntl import LOCK_EX, LOCK_NB, LOCK_SH
 
-        self.LOCK_EX, self.LOCK_NB = LOCK_EX, LOCK_NB
+        self.LOCK_EX, self.LOCK_NB, self.LOCK_SH = LOCK_EX, LOCK_NB, LOCK_SH
         self.flock = lambda *arguments: faults.at("flock", flock, *arguments)

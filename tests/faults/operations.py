@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 
-from mfpipe import dataset
-from mfpipe.fit import baseline_of
+from mfpipe import dataset, runs
+from mfpipe.errors import StoreError
+from mfpipe.fit import State, baseline_of
 from mfpipe.fitted import FittedModel
 from mfpipe.models import ALS
 from mfpipe.models.base import Factors
@@ -124,7 +127,101 @@ def _ingest_again(directory: Path) -> None:
     assert not list((directory / "out").glob(".dataset*"))
 
 
+def begin_run(directory: Path) -> None:
+    """Begin a run and leave it, as an interrupted one is left."""
+    order = {"name": "m", "model": "als", "params": {}, "checkpoints": {"seconds": 60.0, "iterations": 1}}
+    try:
+        with suppress(KeyboardInterrupt), runs.started(directory / "store", order):
+            raise KeyboardInterrupt
+    except StoreError as error:
+        raise StoreError(f"{error}; a run that did nothing may be listed") from error
+
+
+def runs_listed(directory: Path) -> int:
+    listed = runs.listed(directory / "store")
+    assert all(run["state"] == "interrupted" for run in listed)
+    return len(listed)
+
+
+def _begun_again(directory: Path) -> None:
+    before = runs_listed(directory)
+    begin_run(directory)
+    assert runs_listed(directory) == before + 1
+    assert (
+        len([path for path in (directory / "store" / ".runs").iterdir() if path.name != ".lock"])
+        == before + 1
+    )
+
+
+def _run(directory: Path) -> runs.Run:
+    (path,) = (directory / "store" / ".runs").glob("m-*")
+    return runs.Run(path, json.loads((path / "run.json").read_bytes()))
+
+
+def checkpoint(directory: Path, iteration: int) -> None:
+    """Write the state after that iteration, whose factors tell which it is."""
+    run = _run(directory)
+    history = [{"iteration": n + 1, "objective": 1 / (n + 1)} for n in range(iteration)]
+    run.keep(State(fitted(iteration).factors, {"user": 1.0, "item": 2.0}, history, [1.0, 0.5], 0.1))
+    if run._written != iteration:
+        raise StoreError("the checkpoint may not be written; a warning said so")
+
+
+def reached(directory: Path) -> int | None:
+    """The iteration that a resumption would go on from; None where the run is gone."""
+    if not runs.listed(directory / "store"):
+        return None
+    state = _run(directory).state()
+    if state is None:
+        return 0
+    np.testing.assert_array_equal(state.factors.item, fitted(state.iteration).factors.item)
+    return state.iteration
+
+
+def _checkpoint_again(directory: Path) -> None:
+    checkpoint(directory, 9)
+    assert reached(directory) == 9
+    names = {path.name for path in _run(directory).path.iterdir()} - {".lock", "run.json", "checkpoint-9"}
+    assert names <= {"checkpoint-1", "checkpoint-2", "checkpoint-3"}
+    assert len(names) <= 1
+
+
+def finish(directory: Path) -> None:
+    run = _run(directory)
+    run.delete()
+    if run.path.exists():
+        raise StoreError("the run may still be listed; a warning said so")
+
+
+def _finished(directory: Path) -> None:
+    begin_run(directory)
+    names = {path.name for path in (directory / "store" / ".runs").iterdir()} - {".lock"}
+    assert names == {run["run"] for run in runs.listed(directory / "store")}
+
+
+def _checkpoints(directory: Path, *iterations: int) -> None:
+    begin_run(directory)
+    for iteration in iterations:
+        checkpoint(directory, iteration)
+
+
 OPERATIONS = {
+    "begin a run": Operation(lambda directory: None, begin_run, runs_listed, _begun_again),
+    "checkpoint the first": Operation(
+        begin_run, partial(checkpoint, iteration=1), reached, _checkpoint_again
+    ),
+    "checkpoint the next": Operation(
+        lambda directory: _checkpoints(directory, 1, 2),
+        partial(checkpoint, iteration=3),
+        reached,
+        _checkpoint_again,
+    ),
+    "finish a run": Operation(
+        lambda directory: _checkpoints(directory, 1, 2),
+        finish,
+        reached,
+        _finished,
+    ),
     "publish the first": Operation(
         lambda directory: None, partial(publish, seed=1), stored, publish_again, (((("1", 1),), None),)
     ),

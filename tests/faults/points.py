@@ -55,6 +55,7 @@ def enumerate_points(
             code, message = _interrupted(operation, work, mode, point)
             if code == NO_SUCH_POINT:
                 break
+            assert point < 500, message
             fault = _judged(operation, work, code, message, old, new)
             if fault:
                 wrong.append(f"{mode} at {point}: {fault}")

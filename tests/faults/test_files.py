@@ -14,7 +14,7 @@ from tests.faults.faulty import Faults
 from tests.faults.operations import ingest, publish, seed_of
 
 ROOT = Path(__file__).parents[2] / "mfpipe"
-STORES = ("store", "version", "sealed", "dataset")
+STORES = ("store", "version", "sealed", "dataset", "runs", "orders")
 
 
 @pytest.mark.parametrize("kind", ["empty directory", "full directory", "file", "dangling link"])
