@@ -368,19 +368,28 @@ def killed(command, store, seconds):
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("kills", "iterations"), [(2, 600), pytest.param(20, 5000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kills", "iterations"), [(2, 400), pytest.param(20, 3000, marks=pytest.mark.slow)])
 def test_a_driver_killed_at_random_times_ends_as_if_it_had_not_been(tmp_path, kills, iterations):
     """With SIGKILL, its resumptions too, each on other numbers of threads and partitions."""
     rng = random.Random(kills)
     store = Store(tmp_path / "store")
-    model = LassoMF(3, 0.02, max_iter=iterations, tol=0, balance=True)
+    model = LassoMF(6, 0.02, max_iter=iterations, tol=0, dtype="float64", balance=True)
     whole = train(Data([SAMPLE]), model, "whole", store, Place("threads"), checkpoints=Checkpoints(0))
     mfpipe, there = [sys.executable, "-m", "mfpipe"], ["--store", str(store.path)]
-    options = ["--model", "lasso-mf", "--rank", "3", "--regularization", "0.02", "--tol", "0", "--balance"]
-    options += ["--max-iter", str(iterations), "--checkpoint-seconds", "0.1", "--cluster", "serial"]
+    options = ["--model", "lasso-mf", "--rank", "6", "--regularization", "0.02", "--tol", "0", "--balance"]
+    options += [
+        "--dtype",
+        "float64",
+        "--max-iter",
+        str(iterations),
+        "--checkpoint-seconds",
+        "0.1",
+        "--cluster",
+        "serial",
+    ]
     count = int(killed([*mfpipe, "train", SAMPLE, "--name", "m", *options, *there], store, 1.2))
     (run,) = left(store)
-    reached = []
+    reached: list[int] = []
     while count < kills:
         turn = len(reached)
         place = ["--cluster", "threads", "--workers", str(turn % 3 + 1), "--partitions", str(turn % 5 + 1)]
@@ -388,13 +397,14 @@ def test_a_driver_killed_at_random_times_ends_as_if_it_had_not_been(tmp_path, ki
         reached += [each["iteration"] for each in runs.listed(store.path)]
         assert len(reached) == turn + 1, "was done too soon to be killed so often"
     assert reached == sorted(reached)
-    assert 0 < reached[-1] < iterations
+    assert iterations / 10 < reached[-1] < iterations
+    print(f"{count} kills, at iterations {reached} of {iterations}")
     assert store.numbers("m") == []
     assert resume(run, store, cluster="threads")["checksums"] == whole["checksums"]
     version = store.version("m")
     assert version.manifest["objective"] == whole["objective"]
     columns = ("objective", "train_rmse", "test_rmse", "item_objective")
     mine, theirs = (each.table("history.parquet") for each in (version, store.version("whole")))
-    assert len(mine) == iterations
+    assert len(mine) == iterations == whole["n_iter"]
     assert mine.select(columns).equals(theirs.select(columns))
     assert left(store) == []
