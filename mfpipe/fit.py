@@ -189,7 +189,7 @@ class _Loop:
     def evaluate_start(self) -> None:
         """The objective of the start, before anything is updated."""
         for side in ("item", "user"):
-            self._settle(side, self._half_step(side, evaluate=True))
+            self._settle(side, self._half_step(side, evaluate=True), "at the start")
 
     def state(self, result: Fit, seconds: float) -> State:
         return State(self.factors, dict(self.penalty), result.history[:], result.objectives[:], seconds)
@@ -214,7 +214,7 @@ class _Loop:
         for side in self.model.half_steps:
             step = self._half_step(side)
             before = self.objective
-            self._settle(side, step)
+            self._settle(side, step, f"in iteration {iteration}")
             if isinstance(self.model, FactorModel) and self.objective - before > self.rise_allowed:
                 raise NumericError(
                     f"iteration {iteration}, {side} half-step: the objective rose from {before!r} to "
@@ -240,14 +240,14 @@ class _Loop:
             "half_steps": halves,
         }
 
-    def _settle(self, side: str, step: HalfStep) -> None:
+    def _settle(self, side: str, step: HalfStep, when: str) -> None:
         squared_error, penalty = float(step.squared_error.sum()), float(step.penalty.sum())
         if not math.isfinite(squared_error + penalty):
             row = int(np.flatnonzero(~np.isfinite(step.squared_error + step.penalty))[0])
             ids = self.ratings.users if side == "user" else self.ratings.items
             raise NumericError(
-                f"{side} {ids[row]!r}: a value that is not finite; raise --regularization, lower --rank, "
-                "or check the scale of the ratings"
+                f"{side} {ids[row]!r}: a value that is not finite {when}; raise --regularization, "
+                "lower --rank, or check the scale of the ratings"
             )
         self.factors = self.factors._replace(**{side: step.rows})
         self.penalty[side] = penalty
