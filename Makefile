@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo flows test test-all check bench lock clean
+.PHONY: demo flows test test-all faults check bench lock clean
 
 demo: .stamps/core
 	$(BIN)/mfpipe demo
@@ -18,6 +18,9 @@ test: .stamps/dev
 
 test-all: .stamps/dev
 	$(BIN)/python -m pytest --cov --cov-report=term
+
+faults: .stamps/dev
+	$(BIN)/python -m pytest tests/faults --timeout=900 -rP --durations=10
 
 check: .stamps/dev
 	$(BIN)/ruff check .

@@ -81,6 +81,26 @@ def add_place(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dashboard-address", metavar="HOST:PORT", help="default: 127.0.0.1:8787")
 
 
+def add_checkpoints(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("if it is interrupted")
+    group.add_argument(
+        "--checkpoint-seconds",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="write down the fit this often, to resume it from; 0 for never (default: %(default)g)",
+    )
+    group.add_argument(
+        "--checkpoint-iterations", type=int, metavar="N", help="every N iterations instead of by time"
+    )
+
+
+def checkpoints_from(options):
+    from mfpipe.runs import Checkpoints
+
+    return Checkpoints(options.checkpoint_seconds, options.checkpoint_iterations)
+
+
 def place_from(options):
     from mfpipe.pipeline import Place
 

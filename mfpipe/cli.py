@@ -43,13 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MfpipeError as error:
         if debug:
             raise
-        print(f"mfpipe: {error}", file=sys.stderr)
+        _say(f"{error}", error)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("mfpipe: interrupted; nothing was published", file=sys.stderr)
+    except KeyboardInterrupt as interrupted:
+        _say("interrupted; nothing was published", interrupted)
         return 130
     except _Stopped as stopped:
-        print("mfpipe: stopped by a signal; nothing was published", file=sys.stderr)
+        _say("stopped by a signal; nothing was published", stopped)
         return stopped.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -57,11 +57,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        print(
-            f"mfpipe: unexpected {type(error).__name__}: {error}; please report it with what --debug shows",
-            file=sys.stderr,
-        )
+        _say(f"unexpected {type(error).__name__}: {error}; please report it with what --debug shows", error)
         return 1
+
+
+def _say(message: str, error: BaseException) -> None:
+    """The last words of a command, with what was noted on the way out: how to go on."""
+    for line in (message, *getattr(error, "__notes__", ())):
+        print(f"mfpipe: {line}", file=sys.stderr)
 
 
 def _stop(number: int, frame: Any) -> None:

@@ -2,8 +2,10 @@
 
     DIR/dataset.json           the current content directory, options, input and file checksums
     DIR/content-…/             ratings-00000.parquet …, users.parquet, items.parquet
+    DIR/.lock                  held by whoever ingests
 
-`dataset.json` is replaced in one step once the content it names is complete.
+`dataset.json` is replaced in one step once the content it names is complete; whatever a killed ingest
+left is deleted by the next one.
 """
 
 from __future__ import annotations
@@ -12,16 +14,16 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
-import shutil
-import tempfile
+import re
+import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mfpipe import sources
+from mfpipe import files, sources
 from mfpipe.errors import StoreError
 from mfpipe.ids import IdMap
 from mfpipe.ratings import Ratings, Rules, ingest
@@ -30,6 +32,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 RATINGS_A_PART = 1 << 20
+_OURS = re.compile(r"dataset\.json|\.dataset\.json\.aside|\.lock|content-[0-9a-f]{16}", re.ASCII)
 
 
 def is_dataset(inputs: Sequence[str | Path]) -> bool:
@@ -61,30 +64,63 @@ def ingest_to(inputs: Sequence[str | Path], out: Path, rules: Rules = Rules()) -
     StoreError
         `out` cannot be written, or holds something else.
     """
-    files = sources.find(inputs)
     source = {
-        "files": [{"path": str(path), "sha256": sources.sha256(path)} for path in files],
+        "files": [{"path": str(path), "sha256": sources.sha256(path)} for path in sources.find(inputs)],
         "rules": json.loads(json.dumps(dataclasses.asdict(rules))),
     }
-    before = None
-    if out.exists() and any(out.iterdir()):
-        before = _manifest(out)
-        if before["source"] == source and not _damage(out, before):
-            log.info("%s: unchanged since it was ingested", out)
-            return before["report"], False
+    before = _held(out)
+    if before and before["source"] == source and not _damage(out, before):
+        log.info("%s: unchanged since it was ingested", out)
+        return before["report"], False
     ratings, report = ingest(inputs, rules, quarantine=out.with_name(out.name + "-quarantine.csv"))
     try:
         _write(ratings, report.record(), source, out)
     except OSError as error:
-        raise StoreError(
-            f"{out}: cannot be written ({error.strerror or error}); nothing changed there"
-        ) from error
+        same = _is_still(before, out)
+        outcome = "the dataset is as it was" if same else "the new dataset may be there or not"
+        raise StoreError(f"{out}: cannot be written ({error.strerror or error}); {outcome}") from error
     return report.record(), True
+
+
+def _is_still(before: dict | None, out: Path) -> bool:
+    if before is None:
+        return not (out / "dataset.json").exists()
+    try:
+        return _manifest(out) == before
+    except StoreError:
+        return False
+
+
+def _held(out: Path) -> dict | None:
+    """The manifest of what a directory holds; None where it may be written as if it were empty."""
+    names = [path.name for path in out.iterdir()] if out.is_dir() else []
+    if not all(_OURS.fullmatch(name) for name in names):
+        raise StoreError(f"{out}: not empty and not a dataset of mfpipe; choose another --out")
+    if "dataset.json" not in names:
+        return None
+    try:
+        return _manifest(out)
+    except NewerFormat:
+        raise
+    except StoreError as error:
+        log.warning("%s; it is made again", error)
+        return None
 
 
 def read(directory: Path) -> tuple[Ratings, dict]:
     """The ratings of a dataset and the report of their ingest; StoreError if it is damaged."""
     manifest = _manifest(directory)
+    while True:
+        try:
+            return _ratings(directory, manifest), manifest["report"]
+        except StoreError:
+            before, manifest = manifest, _manifest(directory)
+            if manifest == before:
+                raise
+            # It was ingested again meanwhile, and what was read is gone: read the new content.
+
+
+def _ratings(directory: Path, manifest: dict) -> Ratings:
     damage = _damage(directory, manifest)
     if damage:
         raise StoreError(f"{damage}; ingest again")
@@ -96,12 +132,10 @@ def read(directory: Path) -> tuple[Ratings, dict]:
         IdMap(_table(content / name)["id"].combine_chunks()) for name in ("users.parquet", "items.parquet")
     )
     user, item, rating = (table[name].to_numpy() for name in ("user", "item", "rating"))
-    return Ratings(user, item, rating, time, users, items), manifest["report"]
+    return Ratings(user, item, rating, time, users, items)
 
 
 def _write(ratings: Ratings, report: dict, source: dict, out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    content = Path(tempfile.mkdtemp(prefix="content-", dir=out))
     columns = {"user": ratings.user, "item": ratings.item, "rating": ratings.rating}
     if ratings.time is not None:
         columns["time"] = ratings.time
@@ -114,52 +148,79 @@ def _write(ratings: Ratings, report: dict, source: dict, out: Path) -> None:
         "users.parquet": pa.table({"id": ratings.users.texts}),
         "items.parquet": pa.table({"id": ratings.items.texts}),
     }
-    try:
-        for name, part in tables.items():
-            pq.write_table(part, content / name, compression="zstd", write_page_checksum=True)
-        manifest = {
-            "format": FORMAT,
-            "content": content.name,
-            "source": source,
-            "report": report,
-            "files": {name: sources.sha256(content / name) for name in tables},
-        }
-        aside = out / ".dataset.json"
-        aside.write_text(json.dumps(manifest | {"checksum": _checksum(manifest)}, indent=1))
-        for path in (*content.iterdir(), content, aside):
-            _flush(path)
-    except BaseException:
-        shutil.rmtree(content, ignore_errors=True)
-        raise
-    os.replace(aside, out / "dataset.json")
-    _flush(out)
-    for old in out.glob("content-*"):
-        if old.name != content.name:
-            shutil.rmtree(old)
+    encoded = {name: _encoded(part) for name, part in tables.items()}
+    files.make_directory(out)
+    with files.locked(out / ".lock"):
+        _clean(out)
+        content = out / f"content-{uuid.uuid4().hex[:16]}"
+        try:
+            files.make_directory(content)
+            for name, data in encoded.items():
+                files.write_new(content / name, data)
+            files.flush(content)
+            manifest = {
+                "format": FORMAT,
+                "content": content.name,
+                "source": source,
+                "report": report,
+                "files": {name: hashlib.sha256(data).hexdigest() for name, data in encoded.items()},
+            }
+            text = json.dumps(manifest | {"checksum": _checksum(manifest)}, indent=1)
+            files.replace(out / "dataset.json", text.encode())
+        finally:
+            _clean(out)
+
+
+def _encoded(table: pa.Table) -> memoryview:
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    return memoryview(buffer.getvalue())
+
+
+def _clean(out: Path) -> None:
+    """Delete all content but what `dataset.json` names; what cannot be deleted is in nobody's way."""
+    kept = None
+    if (out / "dataset.json").exists():
+        try:
+            kept = _manifest(out)["content"]
+        except StoreError:
+            return
+    for path in out.glob("content-*"):
+        if path.name != kept:
+            with suppress(OSError):
+                files.remove(path)
+
+
+class NewerFormat(StoreError):
+    """A dataset that a later mfpipe wrote."""
 
 
 def _manifest(directory: Path) -> dict:
     path = directory / "dataset.json"
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = json.loads(files.read(path))
         checksum = manifest.pop("checksum")
-    except FileNotFoundError as error:
-        raise StoreError(
-            f"{directory}: not empty and not a dataset of mfpipe; choose another --out"
-        ) from error
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise StoreError(f"{path}: damaged ({error}); remove {directory} and ingest again") from error
+        version = int(manifest["format"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise StoreError(f"{path}: damaged ({error}); ingest again") from error
+    if version > FORMAT:
+        raise NewerFormat(f"{path}: format {version} is newer than this mfpipe reads; upgrade")
     if checksum != _checksum(manifest):
-        raise StoreError(f"{path}: its checksum does not match; remove {directory} and ingest again")
-    if manifest["format"] != FORMAT:
-        raise StoreError(f"{path}: format {manifest['format']} is not one this mfpipe reads; ingest again")
+        raise StoreError(f"{path}: its checksum does not match; ingest again")
+    for name in (manifest["content"], *manifest["files"]):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,99}", name, re.ASCII):
+            raise StoreError(f"{path}: names a file outside its directory; it was not written by mfpipe")
     return manifest
 
 
 def _damage(directory: Path, manifest: dict) -> str | None:
     for name, checksum in manifest["files"].items():
         path = directory / manifest["content"] / name
-        if not path.is_file() or sources.sha256(path) != checksum:
+        try:
+            intact = hashlib.sha256(files.read(path)).hexdigest() == checksum
+        except OSError:
+            intact = False
+        if not intact:
             return f"{path}: missing or damaged"
     return None
 
@@ -173,11 +234,3 @@ def _table(path: Path) -> pa.Table:
         return pq.read_table(path, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"{path}: damaged ({error}); ingest again") from error
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -72,6 +72,25 @@ class Fit:
         return zeros / max(1, sum(rows.size for rows in factors))
 
 
+@dataclass(frozen=True)
+class State:
+    """A fit after a whole iteration: all that going on from there to the last bit takes.
+
+    `penalty` is Σ s φ of each side, in squared stars; `history`, `objectives` and `seconds` are those of
+    `Fit` so far.
+    """
+
+    factors: Factors
+    penalty: dict[str, float]
+    history: list[dict]
+    objectives: list[float]
+    seconds: float
+
+    @property
+    def iteration(self) -> int:
+        return len(self.history)
+
+
 def baseline_of(ratings: Ratings) -> Baseline:
     """The global mean and the means of rows, in float64."""
 
@@ -97,6 +116,8 @@ def fit(
     start: Factors | None = None,
     test: Pairs | None = None,
     on_iteration: Iterable[Callable[[dict], None]] = (),
+    state: State | None = None,
+    on_state: Callable[[State], None] | None = None,
 ) -> Fit:
     """Fit a model: the item half-step, then the user half-step, until an iteration no longer helps.
 
@@ -112,6 +133,10 @@ def fit(
         Predicted after each iteration for `test_rmse`; never trained on.
     on_iteration : iterable of callables
         Each is called with the record of each iteration.
+    state : State, optional
+        Of the same fit, to go on from; `start` must be what it was.
+    on_state : callable, optional
+        Called with the state after each iteration.
 
     Raises
     ------
@@ -123,25 +148,40 @@ def fit(
     factors = Factors(*(np.ascontiguousarray(rows, model.storage) for rows in factors))
     baseline = baseline_of(ratings)
     loop = _Loop(model, ratings, executor, factors, baseline)
-    result = Fit(model, factors, baseline, math.nan, math.nan, not isinstance(model, FactorModel))
-    if isinstance(model, FactorModel):
+    result = Fit(model, factors, baseline, math.nan, math.nan, False)
+    if state:
+        loop.restore(state)
+        result.history, result.objectives = list(state.history), list(state.objectives)
+        began -= state.seconds
+    elif isinstance(model, FactorModel):
         loop.evaluate_start()
         result.objectives.append(loop.objective)
-    for iteration in range(1, (model.max_iter if isinstance(model, FactorModel) else 1) + 1):
-        before = loop.objective
-        record = loop.iterate(iteration, test)
+    iterations = model.max_iter if isinstance(model, FactorModel) else 1
+    settled = _settled(model, result.objectives)
+    while result.n_iter < iterations and not settled:
+        record = loop.iterate(result.n_iter + 1, test)
         result.history.append(record)
         result.objectives += [half["objective"] for half in record["half_steps"]]
         for callback in on_iteration:
             callback(record)
-        if isinstance(model, FactorModel) and before - loop.objective < model.tol * before:
-            result.converged = True
-            break
+        if on_state:
+            on_state(loop.state(result, time.perf_counter() - began))
+        settled = _settled(model, result.objectives)
+    result.converged = settled or not isinstance(model, FactorModel)
     result.factors, result.objective, result.train_rmse = loop.factors, loop.objective, loop.train_rmse
     result.seconds = time.perf_counter() - began
     result.collapsed = isinstance(model, FactorModel) and _collapsed(result, ratings)
     result.warnings = _warnings(result, ratings, factors)
     return result
+
+
+def _settled(model: Model, objectives: list[float]) -> bool:
+    """Whether the last iteration lowered the objective by less than the share `tol`."""
+    halves = len(model.half_steps)
+    if not isinstance(model, FactorModel) or len(objectives) <= halves:
+        return False
+    before, now = objectives[-1 - halves], objectives[-1]
+    return before - now < model.tol * before
 
 
 class _Loop:
@@ -161,7 +201,15 @@ class _Loop:
     def evaluate_start(self) -> None:
         """The objective of the start, before anything is updated."""
         for side in ("item", "user"):
-            self._settle(side, self._half_step(side, evaluate=True))
+            self._settle(side, self._half_step(side, evaluate=True), "at the start")
+
+    def state(self, result: Fit, seconds: float) -> State:
+        return State(self.factors, dict(self.penalty), result.history[:], result.objectives[:], seconds)
+
+    def restore(self, state: State) -> None:
+        self.factors, self.penalty = state.factors, dict(state.penalty)
+        self.objective = state.objectives[-1]
+        self.train_rmse = state.history[-1]["train_rmse"]
 
     def _half_step(self, side: str, evaluate: bool = False) -> HalfStep:
         own = getattr(self.factors, side)
@@ -178,7 +226,7 @@ class _Loop:
         for side in self.model.half_steps:
             step = self._half_step(side)
             before = self.objective
-            self._settle(side, step)
+            self._settle(side, step, f"in iteration {iteration}")
             if isinstance(self.model, FactorModel) and self.objective - before > self.rise_allowed:
                 raise NumericError(
                     f"iteration {iteration}, {side} half-step: the objective rose from {before!r} to "
@@ -204,14 +252,14 @@ class _Loop:
             "half_steps": halves,
         }
 
-    def _settle(self, side: str, step: HalfStep) -> None:
+    def _settle(self, side: str, step: HalfStep, when: str) -> None:
         squared_error, penalty = float(step.squared_error.sum()), float(step.penalty.sum())
         if not math.isfinite(squared_error + penalty):
             row = int(np.flatnonzero(~np.isfinite(step.squared_error + step.penalty))[0])
             ids = self.ratings.users if side == "user" else self.ratings.items
             raise NumericError(
-                f"{side} {ids[row]!r}: a value that is not finite; raise --regularization, lower --rank, "
-                "or check the scale of the ratings"
+                f"{side} {ids[row]!r}: a value that is not finite {when}; raise --regularization, "
+                "lower --rank, or check the scale of the ratings"
             )
         self.factors = self.factors._replace(**{side: step.rows})
         self.penalty[side] = penalty

@@ -13,17 +13,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mfpipe import dataset
+from mfpipe import dataset, runs
 from mfpipe import evaluate as evaluation
 from mfpipe.errors import ParameterError
 from mfpipe.evaluate import Holdout
 from mfpipe.executors import executor
-from mfpipe.fit import Fit, Pairs, baseline_of, fit, starting_factors
+from mfpipe.fit import Fit, Pairs, State, baseline_of, fit, starting_factors
 from mfpipe.fitted import FittedModel
 from mfpipe.ids import IdMap
 from mfpipe.models import MODELS, FactorModel, Model
 from mfpipe.models.base import flag
+from mfpipe.orders import order_of
 from mfpipe.ratings import Ratings, Rules, TestRatings, ingest, read_test
+from mfpipe.runs import Checkpoints, Run
 from mfpipe.store import Store, Version, parse_name
 
 log = logging.getLogger(__name__)
@@ -101,6 +103,13 @@ class Prepared:
 
     def __post_init__(self):
         self.pairs = Pairs.of(self.test.user, self.test.item, self.test.rating, self.ratings)
+
+    def sums(self) -> dict[str, str]:
+        """sha256 of what is trained on and of what is tested with."""
+        digest = hashlib.sha256(self.test.rating.tobytes())
+        for ids in (self.test.user, self.test.item):
+            digest.update("\n".join(ids.to_pylist()).encode())
+        return {"ratings": self.sha256, "test": digest.hexdigest()}
 
     def data(self) -> dict:
         """The `data` of a manifest."""
@@ -207,41 +216,84 @@ def train(
     make_current: bool = True,
     on_iteration: Callbacks = (),
     stage: Callable[[str], Any] = log.info,
+    checkpoints: Checkpoints = Checkpoints(),
 ) -> dict:
     """Fit, evaluate and store a model; the record that `train --json` prints.
 
     Raises
     ------
     RatingsError, NumericError, StoreError, ClusterError
-        Nothing is stored then.
+        Nothing is stored then; after an interruption `mfpipe.resuming.resume` goes on.
     """
     name, _ = parse_name(name)
-    started = time.perf_counter()
-    store.require_writable()
+    store.require_writable(name)
     stage("reading ratings")
     prepared = prepare(data, quarantine_file(store))
-    stage("compiling kernels, or loading them from the cache")
-    compiling = compile_kernels(model)
-    stage(f"fitting {model.name} to {len(prepared.ratings):,} ratings")
-    with executor(prepared.ratings, model.storage, **place.settings()) as where:
-        trained = fit_and_evaluate(model, prepared, where, on_iteration)
-    for message in trained.fit.warnings:
-        log.warning(message)
-    trained.timings = {"ingest": prepared.seconds, "compile": compiling, **trained.timings}
-    stage("storing")
-    began = time.perf_counter()
-    publish(trained, prepared, name, store, place, make_current)
-    trained.timings |= {"store": time.perf_counter() - began, "total": time.perf_counter() - started}
-    return trained.record(prepared, name, make_current)
+    fitting = Fitting(model, name, store, place, make_current, on_iteration, stage)
+    if not checkpoints.wanted:
+        log.warning("checkpoints are off: if it is interrupted, this fit begins again from nothing")
+        return fitting.finish(prepared)
+    order = order_of(data, model, name, place, make_current, checkpoints, prepared.sums())
+    with runs.started(store.path, order) as run:
+        stage(f"run {run.id}: a checkpoint {checkpoints}; if it is interrupted: {run.command}")
+        return fitting.finish(prepared, run)
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """What `train` does once the ratings are read; see there."""
+
+    model: Model
+    name: str
+    store: Store
+    place: Place
+    make_current: bool
+    on_iteration: Callbacks
+    stage: Callable[[str], Any]
+
+    def finish(self, prepared: Prepared, run: Run | None = None, state: State | None = None) -> dict:
+        """Fit, evaluate and store; for a run, with checkpoints, and from the state it had reached."""
+        started = time.perf_counter()
+        self.stage("compiling kernels, or loading them from the cache")
+        compiling = compile_kernels(self.model)
+        self.stage(f"fitting {self.model.name} to {len(prepared.ratings):,} ratings")
+        with executor(prepared.ratings, self.model.storage, **self.place.settings()) as where:
+            keep = run.keep if run else None
+            trained = fit_and_evaluate(self.model, prepared, where, self.on_iteration, state, keep)
+        for message in trained.fit.warnings:
+            log.warning(message)
+        trained.timings = {"ingest": prepared.seconds, "compile": compiling, **trained.timings}
+        self.stage("storing")
+        began = time.perf_counter()
+        by = run.id if run else None
+        publish(trained, prepared, self.name, self.store, self.place, self.make_current, run=by)
+        ended = time.perf_counter()
+        trained.timings |= {"store": ended - began, "total": prepared.seconds + ended - started}
+        return trained.record(prepared, self.name, self.make_current)
 
 
 def quarantine_file(store: Store) -> Path:
     return store.path / "quarantine" / f"{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**6:06d}.csv"
 
 
-def fit_and_evaluate(model: Model, prepared: Prepared, where, on_iteration: Callbacks = ()) -> Trained:
+def fit_and_evaluate(
+    model: Model,
+    prepared: Prepared,
+    where,
+    on_iteration: Callbacks = (),
+    state: State | None = None,
+    on_state: Callable[[State], None] | None = None,
+) -> Trained:
     """Fit on an executor, and evaluate on the test records."""
-    fitting = fit(model, prepared.ratings, where, test=prepared.pairs, on_iteration=on_iteration)
+    fitting = fit(
+        model,
+        prepared.ratings,
+        where,
+        test=prepared.pairs,
+        on_iteration=on_iteration,
+        state=state,
+        on_state=on_state,
+    )
     began = time.perf_counter()
     fitted = FittedModel.of(fitting, prepared.ratings)
     metrics = evaluation.evaluate(fitted, prepared.test)
@@ -257,6 +309,7 @@ def publish(
     place: Place,
     make_current: bool = True,
     systems: list[dict] | None = None,
+    run: str | None = None,
 ) -> Version:
     """Store a trained model as the next version of `name`, with what its report needs."""
     fitting = trained.fit
@@ -271,6 +324,8 @@ def publish(
         "checksums": checksums(trained.fitted),
         "place": place.settings(),
     }
+    if run:
+        about["run"] = run
     artifacts: dict[str, Any] = {
         "history.parquet": _history_table(fitting.history),
         "timings.json": {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import logging
 import os
 import re
@@ -16,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from mfpipe import sources
-from mfpipe.errors import ParameterError, RatingsError
+from mfpipe import files, sources
+from mfpipe.errors import ParameterError, RatingsError, StoreError
 from mfpipe.ids import IdMap
 from mfpipe.reading import Chunk, Columns, Fault, read
 
@@ -330,11 +331,7 @@ def _settle(report: IngestReport, rules: Rules, quarantine: Path | None) -> None
     where = f"{first.file}, line {first.line}" + (f", column {first.column}" if first.column else "")
     what = f"{where}: {first.reason} ({first.text!r})"
     if quarantine is not None:
-        quarantine.parent.mkdir(parents=True, exist_ok=True)
-        with quarantine.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(Fault._fields)
-            writer.writerows(fault._replace(text=_printable(fault.text)) for fault in report.faults)
+        _write_quarantine(report.faults, quarantine)
         report.quarantine = str(quarantine)
     if report.rejected > rules.max_bad_fraction * report.rows or not report.accepted:
         raise RatingsError(
@@ -343,6 +340,18 @@ def _settle(report: IngestReport, rules: Rules, quarantine: Path | None) -> None
             + (f"; all are listed in {quarantine}" if quarantine else "")
         )
     log.warning("%d of %d lines left out, the first: %s", report.rejected, report.rows, what)
+
+
+def _write_quarantine(faults: list[Fault], path: Path) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(Fault._fields)
+    writer.writerows(fault._replace(text=_printable(fault.text)) for fault in faults)
+    try:
+        files.make_directory(path.parent)
+        files.replace(path, text.getvalue().encode())
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def _printable(text: str) -> str:

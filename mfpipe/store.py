@@ -3,133 +3,58 @@
     STORE/NAME/current        the served version and the checksum of its manifest
     STORE/NAME/VERSION/       manifest.json, user_factors.parquet, item_factors.parquet,
                               history.parquet, timings.json, and what the report needs
+    STORE/NAME/.lock          held by whoever publishes, rolls back or removes
+    STORE/NAME/.removed-N     empty: keeps the number of a removed version from being given again
 
 A version is written aside under the publisher's lock, flushed to disk and renamed into place; `current`
-is replaced in one step afterwards. Readers take no lock.
+is replaced in one step afterwards. Readers take no lock. Whatever a killed publisher left is invisible,
+and deleted by the next one.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import errno
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import platform
 import re
-import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
+from errno import EDQUOT, ENOSPC
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 import mfpipe
+from mfpipe import files
 from mfpipe.errors import ParameterError, StoreError
 from mfpipe.fitted import FittedModel
-from mfpipe.ids import IdMap
-from mfpipe.models import MODELS
-from mfpipe.models.base import Baseline, Factors
+from mfpipe.sealed import MANIFEST, json_bytes, seal
+from mfpipe.version import Version, factor_tables
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
 LIBRARIES = ("numpy", "scipy", "numba", "pyarrow", "dask", "distributed")
+RESERVED = ("quarantine", "reports")  # directories of a store that are not models
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
+_NUMBER = re.compile("[1-9][0-9]{0,8}", re.ASCII)
+_REMOVED = re.compile(r"\.removed-([1-9][0-9]{0,8})", re.ASCII)
 
 
 def parse_name(text: str) -> tuple[str, str | None]:
     """Split NAME or NAME@VERSION; ParameterError if it could not be a directory of the store."""
     name, _, version = text.partition("@")
-    if not _NAME.fullmatch(name) or ("@" in text and not re.fullmatch("[1-9][0-9]{0,8}", version, re.ASCII)):
+    if not _NAME.fullmatch(name) or ("@" in text and not _NUMBER.fullmatch(version)):
         raise ParameterError(
             f"model name {text[:120]!r}: must be letters, digits, dots, dashes and underscores, at most 100, "
             "starting with a letter or digit, and optionally @VERSION"
         )
+    if name in RESERVED:
+        raise ParameterError(f"model name {name!r}: is what the store calls a directory of its own")
     return name, version or None
-
-
-@dataclasses.dataclass(frozen=True)
-class Version:
-    """A stored fit: where it is and what its manifest says."""
-
-    path: Path
-    manifest: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        return self.manifest["name"]
-
-    @property
-    def number(self) -> str:
-        return self.manifest["version"]
-
-    def read(self, name: str) -> bytes:
-        """The bytes of one of its files, once their checksum is seen to be the manifest's."""
-        path = self.path / name
-        if name not in self.manifest["files"]:
-            raise StoreError(f"{path}: not a file of this version")
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise StoreError(f"{path}: {error.strerror}; the version is damaged") from error
-        if hashlib.sha256(data).hexdigest() != self.manifest["files"][name]["sha256"]:
-            raise StoreError(f"{path}: its checksum is not the manifest's; the file is damaged")
-        return data
-
-    def json(self, name: str) -> Any:
-        return json.loads(self.read(name))
-
-    def table(self, name: str) -> pa.Table:
-        return pq.read_table(pa.BufferReader(self.read(name)), page_checksum_verification=True)
-
-    def damage(self) -> list[str]:
-        """What is wrong with its files, a line each; empty if all are intact."""
-        found = []
-        for name in self.manifest["files"]:
-            try:
-                self.read(name)
-            except StoreError as error:
-                found.append(str(error))
-        return found
-
-    def load(self) -> FittedModel:
-        """The fitted model.
-
-        Raises
-        ------
-        StoreError
-            A file is missing or damaged, or the model is not one this mfpipe knows.
-        """
-        manifest = self.manifest
-        if manifest["model"] not in MODELS:
-            raise StoreError(
-                f"{self.path}: model {manifest['model']!r} is not known to mfpipe {mfpipe.__version__}"
-            )
-        model = MODELS[manifest["model"]](**manifest["params"])
-        user, item = self.table("user_factors.parquet"), self.table("item_factors.parquet")
-        means = [table["mean_rating"].to_numpy() for table in (user, item)]
-        return FittedModel(
-            model,
-            users=IdMap(user["id"].combine_chunks()),
-            items=IdMap(item["id"].combine_chunks()),
-            factors=Factors(_rows(user, model), _rows(item, model)),
-            baseline=Baseline(manifest["data"]["global_mean"], *means),
-            user_counts=user["n_ratings"].to_numpy(),
-            item_counts=item["n_ratings"].to_numpy(),
-        )
-
-
-def _rows(table: pa.Table, model) -> np.ndarray:
-    columns = [table[name].to_numpy() for name in model.columns()]
-    return np.ascontiguousarray(np.column_stack(columns), model.storage)
 
 
 class Store:
@@ -144,13 +69,16 @@ class Store:
     def __init__(self, path: str | Path):
         self.path = Path(path)
 
-    def require_writable(self) -> None:
-        """StoreError unless a version could be written here; asked before training starts."""
-        existing = self.path
-        while not existing.exists():
+    def require_writable(self, name: str | None = None) -> None:
+        """StoreError unless a version (of `name`) could be written here; asked before training starts."""
+        existing = self.path if name is None else self.path / name
+        while not os.path.lexists(existing):
             existing = existing.parent
-        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-            raise StoreError(f"{self.path}: cannot be written ({existing} is not a writable directory)")
+        try:
+            with tempfile.TemporaryFile(dir=existing):
+                pass
+        except OSError as error:
+            raise StoreError(f"{self.path}: cannot be written ({existing}: {error.strerror})") from error
 
     def publish(
         self,
@@ -167,7 +95,8 @@ class Store:
         name : str
         fitted : FittedModel
         about : dict
-            For the manifest: data, metrics, and whatever else describes the fit; JSON values.
+            For the manifest: data, metrics, and whatever else describes the fit; JSON values. Where it
+            holds a `run` that an earlier version came from, that version is the one returned.
         artifacts : dict
             File name → pyarrow.Table (for .parquet) or JSON value (for .json).
         make_current : bool
@@ -176,75 +105,115 @@ class Store:
         Raises
         ------
         StoreError
-            The store cannot be written; nothing visible has changed then.
+            The store cannot be written; nothing visible has changed then, unless the message says so.
         """
         name, _ = parse_name(name)
         home = self.path / name
-        tables = {
-            "user_factors.parquet": _factor_table(
-                fitted, fitted.users, fitted.factors.user, fitted.baseline.user_means, fitted.user_counts
-            ),
-            "item_factors.parquet": _factor_table(
-                fitted, fitted.items, fitted.factors.item, fitted.baseline.item_means, fitted.item_counts
-            ),
-        }
         with self._publishing(home):
-            number = str(max((int(v) for v in self._numbers(home)), default=0) + 1)
-            aside = home / f".writing-{number}"
-            try:
-                aside.mkdir()
-                files = {file: _write(aside / file, value) for file, value in (tables | artifacts).items()}
-                manifest = {
-                    "format": FORMAT,
-                    "name": name,
-                    "version": number,
-                    "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                    "mfpipe": mfpipe.__version__,
-                    "model": fitted.model.name,
-                    "params": fitted.model.params,
-                    **about,
-                    "libraries": {"python": platform.python_version()}
-                    | {lib: installed(lib) for lib in LIBRARIES},
-                    "files": files,
-                }
-                _write(aside / "manifest.json", manifest | {"checksum": _checksum(manifest)})
-                _flush(aside)
-                os.rename(aside, home / number)
-                _flush(home)
-            except OSError as error:
-                shutil.rmtree(aside, ignore_errors=True)
-                raise _not_written(home, error) from error
+            number = self._published_by(home, about.get("run"))
+            if number is None:
+                number = str(self._last_number(home) + 1)
+                self._add(home, number, fitted, about, artifacts)
             if make_current:
-                self._point(home, number)
-        return self.version(name, number)
+                try:
+                    self._point(home, number)
+                except OSError as error:
+                    raise self._not_pointed(home, number, error) from error
+            try:
+                return self.version(name, number)
+            except StoreError as error:
+                raise StoreError(f"{name}@{number} is published, but cannot be read back: {error}") from error
+
+    def _published_by(self, home: Path, run: str | None) -> str | None:
+        """The version that a run published before it was killed, if it did."""
+        if run is None:
+            return None
+        for number in reversed(self._numbers(home)):
+            with suppress(StoreError):
+                if self.version(home.name, number).manifest.get("run") == run:
+                    return number
+        return None
+
+    def _add(self, home: Path, number: str, fitted: FittedModel, about: dict, artifacts: dict) -> None:
+        described = {
+            "name": home.name,
+            "version": number,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "mfpipe": mfpipe.__version__,
+            "model": fitted.model.name,
+            "params": fitted.model.params,
+            **about,
+            "libraries": {"python": platform.python_version()} | {lib: installed(lib) for lib in LIBRARIES},
+        }
+        try:
+            seal(home / f".writing-{number}", home / number, factor_tables(fitted) | artifacts, described)
+        except OSError as error:
+            raise self._withdrawn(home, number, error) from error
+
+    def _withdrawn(self, home: Path, number: str, error: OSError) -> StoreError:
+        """What to say of a version that could not be published, once it is out of sight again."""
+        try:
+            if (home / number).exists():
+                files.rename_new(home / number, home / f".removed-{number}")
+        except OSError:
+            return StoreError(
+                f"{home.name}@{number} is published, but was not made current ({error.strerror or error})"
+            )
+        return _not_written(home, error)
+
+    def _not_pointed(self, home: Path, number: str, error: OSError) -> StoreError:
+        with suppress(StoreError):
+            if self._current(home)["version"] == number:
+                return StoreError(
+                    f"{home.name}@{number} is published, but the disk did not confirm it "
+                    f"({error.strerror or error}); after a power failure it may be gone"
+                )
+        return self._withdrawn(home, number, error)
 
     def version(self, name: str, number: str | None = None) -> Version:
-        """A version of `name`: the given one, or the current.
+        """A version of `name`: the given one, or the current; it stays readable if removed meanwhile.
 
         Raises
         ------
         StoreError
             There is no such name or version, or its manifest is damaged.
         """
-        home = self.path / name
-        pointed = {} if number else self._current(home)
-        number = number or str(pointed["version"])
-        path = home / number / "manifest.json"
+        home = self._home(name)
+        if number is not None:
+            return self._open(home, number)
+        while True:
+            pointed = self._current(home)
+            try:
+                return self._open(home, pointed["version"], pointed["manifest_sha256"])
+            except StoreError:
+                if self._current(home) == pointed:
+                    raise
+                # `current` moved on and the version was removed in between: open the new one.
+
+    def _open(self, home: Path, number: str, expected: str | None = None) -> Version:
+        path = home / number
         try:
-            text = path.read_bytes()
+            version = Version(path, expected)
         except FileNotFoundError:
             have = ", ".join(self._numbers(home)) or "none"
-            raise StoreError(f"{name}@{number}: no such version in {self.path} (versions: {have})") from None
-        except OSError as error:
-            raise StoreError(f"{path}: {error.strerror}") from error
-        if pointed and hashlib.sha256(text).hexdigest() != pointed["manifest_sha256"]:
-            raise StoreError(f"{path}: not the manifest that {home / 'current'} was set to; it is damaged")
-        return Version(path.parent, _manifest(path, text))
+            raise StoreError(
+                f"{home.name}@{number}: no such version in {self.path} (versions: {have})"
+            ) from None
+        if (version.manifest.get("name"), version.manifest.get("version")) != (home.name, number):
+            raise StoreError(
+                f"{path / MANIFEST}: is of {version.manifest.get('name')}@{version.manifest.get('version')}; "
+                "versions are not copied or renamed by hand"
+            )
+        return version
 
     def names(self) -> list[str]:
         if not self.path.is_dir():
             return []
-        return sorted(p.name for p in self.path.iterdir() if p.is_dir() and _NAME.fullmatch(p.name))
+        return sorted(
+            p.name
+            for p in self.path.iterdir()
+            if _NAME.fullmatch(p.name) and p.name not in RESERVED and p.is_dir() and not p.is_symlink()
+        )
 
     def numbers(self, name: str) -> list[str]:
         """The versions of a name, oldest first."""
@@ -252,46 +221,69 @@ class Store:
 
     def current(self, name: str) -> str | None:
         """The number of the current version; None if none was ever made current."""
-        home = self.path / name
-        return self._current(home)["version"] if (home / "current").exists() else None
+        home = self._home(name)
+        return self._current(home)["version"] if os.path.lexists(home / "current") else None
 
     def rollback(self, name: str, number: str | None = None) -> Version:
         """Make an earlier version current: the given one, or the one before the current."""
-        home = self.path / name
-        if number is None:
-            earlier = [v for v in self._numbers(home) if int(v) < int(self._current(home)["version"])]
-            if not earlier:
-                raise StoreError(f"{name}: no version before the current one to go back to")
-            number = earlier[-1]
-        version = self.version(name, number)
-        damage = version.damage()
-        if damage:
-            raise StoreError(f"{name}@{number} is damaged and stays out of use: {damage[0]}")
+        home = self._home(name)
+        self._require_versions(home)
         with self._publishing(home):
-            self._point(home, number)
+            if number is None:
+                earlier = [v for v in self._numbers(home) if int(v) < int(self._current(home)["version"])]
+                if not earlier:
+                    raise StoreError(f"{name}: no version before the current one to go back to")
+                number = earlier[-1]
+            version = self.version(name, number)
+            damage = version.damage()
+            if damage:
+                raise StoreError(f"{name}@{number} is damaged and stays out of use: {damage[0]}")
+            try:
+                self._point(home, number)
+            except OSError as error:
+                raise _not_written(home, error, "either version may now be current") from error
         return version
 
     def remove(self, name: str, number: str) -> None:
-        """Delete a version that is not the current one."""
-        home = self.path / name
-        if number not in self._numbers(home):
-            raise StoreError(f"{name}@{number}: no such version in {self.path}")
+        """Delete a version that is not the current one; those who have opened it can go on reading."""
+        home = self._home(name)
+        self._require_versions(home)
         with self._publishing(home):
-            if (home / "current").exists() and self._current(home)["version"] == number:
+            if number not in self._numbers(home):
+                raise StoreError(f"{name}@{number}: no such version in {self.path}")
+            if self.current(name) == number:
                 raise StoreError(f"{name}@{number} is the current version; roll back to another one first")
-            aside = home / f".removing-{number}"
-            os.rename(home / number, aside)
-            shutil.rmtree(aside)
+            try:
+                files.rename_new(home / number, home / f".removed-{number}")
+            except OSError as error:
+                raise _not_written(home, error, f"{name}@{number} may still be there") from error
+            self._clean(home)
+
+    def _home(self, name: str) -> Path:
+        home = self.path / name
+        if home.is_symlink():
+            raise StoreError(f"{home}: is a link, and models are directories of the store itself")
+        return home
+
+    def _require_versions(self, home: Path) -> None:
+        if not self._numbers(home):
+            self._current(home)  # says what is missing
+            raise StoreError(f"{home.name}: has no versions in {self.path}")
 
     def _numbers(self, home: Path) -> list[str]:
         if not home.is_dir():
             return []
-        return sorted((p.name for p in home.iterdir() if re.fullmatch("[1-9][0-9]*", p.name)), key=int)
+        return sorted((p.name for p in home.iterdir() if _NUMBER.fullmatch(p.name)), key=int)
+
+    def _last_number(self, home: Path) -> int:
+        """The highest number ever given, to versions that were removed since too."""
+        removed = (match[1] for p in home.iterdir() if (match := _REMOVED.fullmatch(p.name)))
+        return max(map(int, (*self._numbers(home), *removed)), default=0)
 
     def _current(self, home: Path) -> dict:
         path = home / "current"
         try:
-            pointed = json.loads(path.read_bytes())
+            pointed = json.loads(files.read(path))
             return {
                 "version": str(int(pointed["version"])),
                 "manifest_sha256": str(pointed["manifest_sha256"]),
@@ -303,85 +295,41 @@ class Store:
             raise StoreError(
                 f"{home.name}: has no current version; name one as {home.name}@VERSION"
             ) from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise StoreError(
                 f"{path}: damaged ({error}); name a version as {home.name}@VERSION, or set it with: "
                 f"mfpipe models rollback {home.name}@VERSION"
             ) from error
 
     def _point(self, home: Path, number: str) -> None:
-        digest = hashlib.sha256((home / number / "manifest.json").read_bytes()).hexdigest()
-        aside = home / ".current"
-        try:
-            _write(aside, {"version": number, "manifest_sha256": digest})
-            os.replace(aside, home / "current")
-            _flush(home)
-        except OSError as error:
-            raise _not_written(home, error) from error
+        digest = hashlib.sha256(files.read(home / number / MANIFEST)).hexdigest()
+        files.replace(home / "current", json_bytes({"version": number, "manifest_sha256": digest}))
 
     @contextmanager
     def _publishing(self, home: Path) -> Iterator[None]:
-        """Hold the publisher's lock of a name; the kernel frees it when its process ends, however."""
-        try:
-            home.mkdir(parents=True, exist_ok=True)
-            lock = (home / ".lock").open("w")
-        except OSError as error:
-            raise _not_written(home, error) from error
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            for left in (*home.glob(".writing-*"), *home.glob(".removing-*")):
-                log.warning("%s: left by a publisher that was killed; removed", left)
-                shutil.rmtree(left)
+        """Hold the publisher's lock of a name, with nothing left of publishers that were killed."""
+        self._home(home.name)
+        with ExitStack() as held:
+            try:
+                files.make_directory(home)
+                held.enter_context(files.locked(home / ".lock"))
+            except OSError as error:
+                raise _not_written(home, error) from error
+            self._clean(home)
             yield
 
-
-def _not_written(home: Path, error: OSError) -> StoreError:
-    hint = "; free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-    return StoreError(f"{home}: cannot be written ({error.strerror or error}){hint}; nothing was published")
-
-
-def _manifest(path: Path, text: bytes) -> dict:
-    try:
-        manifest = json.loads(text)
-        checksum = manifest.pop("checksum")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(f"{path}: not a manifest ({error!r}); the version is damaged") from error
-    if isinstance(manifest.get("format"), int) and manifest["format"] > FORMAT:
-        raise StoreError(
-            f"{path}: format {manifest['format']} is newer than mfpipe {mfpipe.__version__} reads; upgrade"
-        )
-    if checksum != _checksum(manifest):
-        raise StoreError(f"{path}: its own checksum does not match; the version is damaged")
-    return manifest
+    def _clean(self, home: Path) -> None:
+        """Delete what is invisible, but an empty directory for the last number given, if that was removed."""
+        keeper = f".removed-{self._last_number(home)}"
+        try:
+            for left in sorted((*home.glob(".writing-*"), *home.glob(".removed-*"))):
+                if left.name.startswith(".writing-"):
+                    log.warning("%s: left by a publisher that was killed; removed", left)
+                files.empty(left) if left.name == keeper else files.remove(left)
+        except OSError as error:
+            log.warning("%s: %s; what is left there is invisible and in nobody's way", home, error)
 
 
-def _checksum(manifest: dict) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _factor_table(fitted: FittedModel, ids: IdMap, rows, means, counts) -> pa.Table:
-    factors = dict(zip(fitted.model.columns(), rows.T, strict=True))
-    return pa.table({"id": ids.texts, "n_ratings": counts, "mean_rating": means, **factors})
-
-
-def _write(path: Path, value: Any) -> dict:
-    """Write and flush one file; its size and checksum for the manifest."""
-    if isinstance(value, pa.Table):
-        buffer = pa.BufferOutputStream()
-        pq.write_table(value, buffer, compression="zstd", write_page_checksum=True)
-        data = memoryview(buffer.getvalue())
-    else:
-        data = memoryview((json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return {"bytes": data.nbytes, "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def _flush(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _not_written(home: Path, error: OSError, outcome: str = "nothing was published") -> StoreError:
+    hint = "; free some space" if error.errno in (ENOSPC, EDQUOT) else ""
+    return StoreError(f"{home}: cannot be written ({error.strerror or error}){hint}; {outcome}")

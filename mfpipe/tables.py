@@ -212,3 +212,11 @@ def _end(console: Console, record: dict) -> None:
         console.print(f"report: {record['report']}", soft_wrap=True)
     console.print()
     show_timings(console, record["timings"])
+
+
+def show_runs(console: Console, rows: list[dict]) -> None:
+    table = _table("run", "state", "model", "iteration", "objective", "checkpoint")
+    for row in rows:
+        reached = str(row["iteration"]), number(row["objective"]), (row["written"] or "")[:16]
+        table.add_row(row["run"], row["state"], row["model"], *reached)
+    _print(console, "Runs", table)

@@ -242,7 +242,9 @@ def test_version_and_quiet(run, tmp_path):
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
 @pytest.mark.parametrize("cluster", ["threads", "local"])
-def test_a_signal_ends_the_run_with_its_code_and_leaves_nothing(tmp_path, number, code, cluster):
+def test_a_signal_ends_the_run_with_its_code_and_leaves_only_what_resuming_takes(
+    tmp_path, number, code, cluster
+):
     psutil = pytest.importorskip("psutil")
     command = [sys.executable, "-m", "mfpipe", "train", TRAIN, "--cluster", cluster, "--tol", "0", "-v"]
     command += ["--max-iter", "1000000", "--dashboard-address", "127.0.0.1:0"]
@@ -267,7 +269,9 @@ def test_a_signal_ends_the_run_with_its_code_and_leaves_nothing(tmp_path, number
     assert "nothing was published" in err
     _, alive = psutil.wait_procs(children, timeout=5)
     assert not alive
-    assert not list(tmp_path.glob("mfpipe-*"))
+    assert not list(tmp_path.glob("mfpipe-partitions-*"))
+    (run,) = (path for path in Path(tmp_path, "mfpipe-store").glob("*/*") if path.name != ".lock")
+    assert f"go on with: mfpipe resume {run.name} --store mfpipe-store" in err
 
 
 @pytest.mark.timeout(170)

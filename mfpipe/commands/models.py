@@ -67,7 +67,8 @@ def _verify_models(store, name: str, printer: Printer) -> None:
             damage[each] = [str(error)]
     if not number:
         try:
-            store.current(name)
+            if store.current(name):
+                store.version(name)
         except StoreError as error:
             damage["current"] = [str(error)]
 

@@ -6,12 +6,14 @@ import logging
 from pathlib import Path
 
 from mfpipe.arguments import (
+    add_checkpoints,
     add_json,
     add_params,
     add_place,
     add_ratings,
     add_store,
     add_test,
+    checkpoints_from,
     data_from,
     params_from,
     place_from,
@@ -32,6 +34,7 @@ def register(command) -> None:
     train = command("train", _train, "fit, evaluate and store a model", *fitting)
     train.add_argument("--model", default="als", help="default: %(default)s")
     train.add_argument("--name", help="name in the store (default: the model's)")
+    add_checkpoints(train)
     train.add_argument("--no-publish", action="store_true", help="leave the current version as it is")
 
     compare = command("compare", _compare, "every system side by side", *fitting)
@@ -65,11 +68,10 @@ def _train(options, printer: Printer) -> None:
 
     (model,) = models_from([options.model], params_from(options))
     name, _ = parse_name(options.name or model.name)
-    data, place = data_from(options), place_from(options)
+    data, place, checkpoints = data_from(options), place_from(options), checkpoints_from(options)
+    current, store = not options.no_publish, Store(options.store)
     with iterations(getattr(model, "max_iter", 1), printer.err) as show:
-        record = train(
-            data, model, name, Store(options.store), place, not options.no_publish, [show], log.info
-        )
+        record = train(data, model, name, store, place, current, [show], log.info, checkpoints)
     printer.result(record, show_training)
 
 

@@ -86,11 +86,13 @@ def descent_rows(
         _descend(gram, c, l1, l2, biased, nonnegative, penalty[u], p, slope, system, work[5:], active)
         for k in range(width):
             rows[u, k] = p[k]
-        error = square
+        error, explained = square, 0.0
         for k in range(width):
             error -= p[k] * (c[k] + slope[k])
+            explained += gram[k, k] * p[k] * p[k]
+        digits = max(square, explained)
         squared_error[u] = settled(
-            error, square, columns[begin:end], values[begin:end], other, mean, biased, rows[u]
+            error, digits, columns[begin:end], values[begin:end], other, mean, biased, rows[u]
         )
         penalised[u] = row_penalty(rows[u], penalty[u], bias_penalty[u], l1_ratio, biased)
 

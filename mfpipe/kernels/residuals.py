@@ -23,12 +23,12 @@ def squared_residual(columns, values, other, mean, biased, row):
 
 
 @part
-def settled(error, square, columns, values, other, mean, biased, row):
-    """Σ (r − r̂)², `error`, once it was found as a difference from Σ y², `square`.
+def settled(error, digits, columns, values, other, mean, biased, row):
+    """Σ (r − r̂)², `error`, once it was found as a difference of numbers as large as `digits`.
 
     Where that difference has lost too many digits, it is summed over the ratings after all.
     """
-    if error < 32 * np.sqrt(np.finfo(other.dtype).eps) * square:
+    if error < 32 * np.sqrt(np.finfo(other.dtype).eps) * digits:
         return squared_residual(columns, values, other, mean, biased, row)
     return error
 

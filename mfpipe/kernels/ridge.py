@@ -122,17 +122,19 @@ def _primal(
     substitute(gram, solution, work, rank)
     for k in range(rank):
         row[first + k] = solution[k]
-    error = square
+    error, explained = square, 0.0
     for k in range(rank):
         p = np.float64(solution[k])
         error -= p * (np.float64(moments[0, k]) + penalty * p)
+        explained += abs(p * np.float64(moments[0, k]))
     if first and not separate:
         bias = total
         for k in range(rank):
             bias -= moments[1, k] * solution[k]
         row[0] = bias / size
         error -= bias_penalty * np.float64(row[0]) ** 2
-    return settled(error, square, columns[begin:end], values[begin:end], other, mean, first == 1, row)
+    digits = max(square, explained)
+    return settled(error, digits, columns[begin:end], values[begin:end], other, mean, first == 1, row)
 
 
 @part

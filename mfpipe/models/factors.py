@@ -14,7 +14,6 @@ import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
 
-from mfpipe.errors import NumericError
 from mfpipe.kernels import readonly
 from mfpipe.kernels.descent import descent_rows
 from mfpipe.kernels.pairs import dot_pairs
@@ -34,6 +33,8 @@ from mfpipe.models.base import (
     is_not_negative,
     parameter,
 )
+
+NOTHING = 1e-13  # of the largest rating: residuals below it are rounding
 
 
 @dataclass(frozen=True)
@@ -188,17 +189,29 @@ class FactorModel(Model):
         return x, y
 
     def _least_norm_row(self, columns, values, other, penalty, bias_penalty, mean) -> np.ndarray:
-        """The shortest minimiser of a row problem whose system is singular."""
+        """The minimiser with the shortest p of a row problem whose system is singular.
+
+        A bias without a penalty is eliminated first, by centring: it has no part in what is shortest.
+        """
         x, y = self._design(columns, values, other, mean)
+        noise = np.finfo(other.dtype).eps * max(x.shape) * np.linalg.norm(x)
+        free = self.biased and bias_penalty == 0
+        if free:
+            x = x[:, 1:]
+            x_mean, y_mean = x.mean(axis=0), y.mean()
+            x, y = x - x_mean, y - y_mean
         diagonal = np.full(x.shape[1], penalty)
-        if self.biased:
+        if self.biased and not free:
             diagonal[0] = bias_penalty
         x = np.vstack((x, np.diag(np.sqrt(diagonal))))
         y = np.concatenate((y, np.zeros(x.shape[1])))
         try:
-            return np.linalg.lstsq(x, y, rcond=None)[0]
-        except np.linalg.LinAlgError as error:
-            raise NumericError(f"a row with {len(values)} ratings could not be solved: {error}") from error
+            left, sizes, right = np.linalg.svd(x, full_matrices=False)
+        except np.linalg.LinAlgError:
+            return np.full(other.shape[1], np.nan)  # the driver stops there, and names the id
+        kept = sizes > noise  # the rest is the rounding of the other side's rows
+        row = right[kept].T @ (left[:, kept].T @ y / sizes[kept])
+        return np.concatenate(([y_mean - x_mean @ row], row)) if free else row
 
     def evaluate(self, side: str, block: Block, own, other, totals: Totals) -> Update:
         """A block's rows as they are, with their squared errors and penalties."""
@@ -273,6 +286,8 @@ class FactorModel(Model):
         bound = self.collapse_bound(user, item, rating, start)
         if bound is None or self.regularization < bound:
             return None
+        if bound <= NOTHING * np.abs(rating).max():
+            return "these ratings leave nothing for them to explain"
         return (
             f"--regularization {self.regularization:g} is not below {bound:.5g}, the largest useful one for "
             f"these ratings with {self.weighting} weighting"

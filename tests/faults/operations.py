@@ -1,0 +1,249 @@
+"""The operations whose crash points are enumerated."""
+
+from __future__ import annotations
+
+import json
+import logging
+from contextlib import suppress
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+
+from mfpipe import dataset, runs
+from mfpipe.errors import StoreError
+from mfpipe.fit import State, baseline_of
+from mfpipe.fitted import FittedModel
+from mfpipe.models import ALS
+from mfpipe.models.base import Factors
+from mfpipe.store import Store
+from tests.faults.points import Operation
+from tests.make import ratings_of
+
+logging.getLogger("mfpipe").setLevel(logging.ERROR)
+
+
+@cache
+def fitted(seed: int) -> FittedModel:
+    """A model of 7 users and 5 items whose factors tell which fit it is."""
+    ratings = ratings_of(np.arange(35) // 5, np.arange(35) % 5, np.arange(35) % 4 + 1)
+    rng = np.random.default_rng(seed)
+    factors = Factors(rng.normal(size=(7, 2)).astype("f4"), rng.normal(size=(5, 2)).astype("f4"))
+    counts = np.bincount(ratings.user), np.bincount(ratings.item)
+    return FittedModel(ALS(2), ratings.users, ratings.items, factors, baseline_of(ratings), *counts)
+
+
+def publish(directory: Path, seed: int, name: str = "m", **options):
+    """Publish the fit of that seed as the next version."""
+    made = fitted(seed)
+    about = {"data": {"global_mean": made.baseline.global_mean}, "seed": seed}
+    return Store(directory / "store").publish(name, made, about, {"timings.json": {"fit": 1.5}}, **options)
+
+
+def seed_of(version) -> int:
+    """Which fit a version holds, once it is seen to be intact and loaded."""
+    assert version.damage() == []
+    seed = version.manifest["seed"]
+    np.testing.assert_array_equal(version.load().factors.user, fitted(seed).factors.user)
+    return seed
+
+
+def stored(directory: Path) -> tuple:
+    """Every version with the fit it holds, and the current one; nothing else is visible."""
+    store = Store(directory / "store")
+    if not store.numbers("m"):
+        return ((), None)
+    versions = tuple((number, seed_of(store.version("m", number))) for number in store.numbers("m"))
+    current = store.current("m")
+    if current is not None:
+        assert store.version("m").number == current
+    return (versions, current)
+
+
+def publish_again(directory: Path) -> None:
+    """The next publication: under a number of its own, current, and with nothing left lying about."""
+    store = Store(directory / "store")
+    before = store.numbers("m")
+    version = publish(directory, 99)
+    assert version.number not in before
+    assert (store.current("m"), seed_of(store.version("m"))) == (version.number, 99)
+    assert store.numbers("m") == [*before, version.number]
+    stored(directory)
+    left = {path.name for path in (directory / "store" / "m").iterdir()} - set(store.numbers("m"))
+    assert {name for name in left if not name.startswith(".removed-")} == {".lock", "current"}, left
+    assert not [name for path in (directory / "store" / "m").glob(".removed-*") for name in path.iterdir()]
+
+
+def _three(directory: Path) -> None:
+    for seed in (1, 2, 3):
+        publish(directory, seed)
+
+
+def _rolled_back(directory: Path) -> None:
+    store = Store(directory / "store")
+    store.rollback("m", "1")
+    assert store.current("m") == "1"
+    publish_again(directory)
+
+
+def _removed(directory: Path) -> None:
+    store = Store(directory / "store")
+    if "3" in store.numbers("m"):
+        store.remove("m", "3")
+    publish_again(directory)
+    assert store.numbers("m") == ["1", "2", "4"]  # 3 is never given to another
+
+
+def _prepare_remove(directory: Path) -> None:
+    _three(directory)
+    Store(directory / "store").rollback("m", "2")
+
+
+def _source(directory: Path, extra: int) -> str:
+    path = directory / "ratings.csv"
+    path.write_text(
+        "user,item,rating\n" + "".join(f"{n % 7},{n % 5},{n % 4 + 1}\n" for n in range(20 + extra))
+    )
+    return str(path)
+
+
+def ingest(directory: Path, extra: int = 0) -> None:
+    dataset.ingest_to([_source(directory, extra)], directory / "out")
+
+
+def ingested(directory: Path) -> str | None:
+    """The fingerprint of what a reader of the dataset gets."""
+    if not dataset.is_dataset([directory / "out"]):
+        return None
+    ratings, report = dataset.read(directory / "out")
+    assert ratings.fingerprint() == report["sha256"]
+    return report["sha256"]
+
+
+def _ingest_again(directory: Path) -> None:
+    ingest(directory, 9)
+    assert ingested(directory) is not None
+    assert len(list((directory / "out").glob("content-*"))) == 1
+    assert not list((directory / "out").glob(".dataset*"))
+
+
+def begin_run(directory: Path) -> None:
+    """Begin a run and leave it, as an interrupted one is left."""
+    order = {"name": "m", "model": "als", "params": {}, "checkpoints": {"seconds": 60.0, "iterations": 1}}
+    try:
+        with suppress(KeyboardInterrupt), runs.started(directory / "store", order):
+            raise KeyboardInterrupt
+    except StoreError as error:
+        raise StoreError(f"{error}; a run that did nothing may be listed") from error
+
+
+def runs_listed(directory: Path) -> int:
+    listed = runs.listed(directory / "store")
+    assert all(run["state"] == "interrupted" for run in listed)
+    return len(listed)
+
+
+def _begun_again(directory: Path) -> None:
+    before = runs_listed(directory)
+    begin_run(directory)
+    assert runs_listed(directory) == before + 1
+    assert (
+        len([path for path in (directory / "store" / ".runs").iterdir() if path.name != ".lock"])
+        == before + 1
+    )
+
+
+def _run(directory: Path) -> runs.Run:
+    (path,) = (directory / "store" / ".runs").glob("m-*")
+    return runs.Run(path, json.loads((path / "run.json").read_bytes()))
+
+
+def checkpoint(directory: Path, iteration: int) -> None:
+    """Write the state after that iteration, whose factors tell which it is."""
+    run = _run(directory)
+    history = [{"iteration": n + 1, "objective": 1 / (n + 1)} for n in range(iteration)]
+    run.keep(State(fitted(iteration).factors, {"user": 1.0, "item": 2.0}, history, [1.0, 0.5], 0.1))
+    if run._written != iteration:
+        raise StoreError("the checkpoint may not be written; a warning said so")
+
+
+def reached(directory: Path) -> int | None:
+    """The iteration that a resumption would go on from; None where the run is gone."""
+    if not runs.listed(directory / "store"):
+        return None
+    state = _run(directory).state()
+    if state is None:
+        return 0
+    np.testing.assert_array_equal(state.factors.item, fitted(state.iteration).factors.item)
+    return state.iteration
+
+
+def _checkpoint_again(directory: Path) -> None:
+    checkpoint(directory, 9)
+    assert reached(directory) == 9
+    names = {path.name for path in _run(directory).path.iterdir()} - {".lock", "run.json", "checkpoint-9"}
+    assert names <= {"checkpoint-1", "checkpoint-2", "checkpoint-3"}
+    assert len(names) <= 1
+
+
+def finish(directory: Path) -> None:
+    run = _run(directory)
+    run.delete()
+    if run.path.exists():
+        raise StoreError("the run may still be listed; a warning said so")
+
+
+def _finished(directory: Path) -> None:
+    begin_run(directory)
+    names = {path.name for path in (directory / "store" / ".runs").iterdir()} - {".lock"}
+    assert names == {run["run"] for run in runs.listed(directory / "store")}
+
+
+def _checkpoints(directory: Path, *iterations: int) -> None:
+    begin_run(directory)
+    for iteration in iterations:
+        checkpoint(directory, iteration)
+
+
+OPERATIONS = {
+    "begin a run": Operation(lambda directory: None, begin_run, runs_listed, _begun_again),
+    "checkpoint the first": Operation(
+        begin_run, partial(checkpoint, iteration=1), reached, _checkpoint_again
+    ),
+    "checkpoint the next": Operation(
+        lambda directory: _checkpoints(directory, 1, 2),
+        partial(checkpoint, iteration=3),
+        reached,
+        _checkpoint_again,
+    ),
+    "finish a run": Operation(
+        lambda directory: _checkpoints(directory, 1, 2),
+        finish,
+        reached,
+        _finished,
+    ),
+    "publish the first": Operation(
+        lambda directory: None, partial(publish, seed=1), stored, publish_again, (((("1", 1),), None),)
+    ),
+    "publish the next": Operation(
+        lambda directory: publish(directory, 1),
+        partial(publish, seed=2),
+        stored,
+        publish_again,
+        (((("1", 1), ("2", 2)), "1"),),
+    ),
+    "publish aside": Operation(
+        lambda directory: publish(directory, 1),
+        partial(publish, seed=2, make_current=False),
+        stored,
+        publish_again,
+    ),
+    "rollback": Operation(
+        _three, lambda directory: Store(directory / "store").rollback("m", "1"), stored, _rolled_back
+    ),
+    "remove": Operation(
+        _prepare_remove, lambda directory: Store(directory / "store").remove("m", "3"), stored, _removed
+    ),
+    "ingest the first": Operation(lambda directory: None, ingest, ingested, _ingest_again),
+    "ingest the next": Operation(ingest, partial(ingest, extra=5), ingested, _ingest_again),
+}
