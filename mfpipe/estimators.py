@@ -167,6 +167,9 @@ class ALS(FactorEstimator):
         Keep every factor at zero or above.
     cold : {'fallback', 'zero'}, default 'fallback'
         Prediction for an unseen id: the mean of the known side, or 0.
+    accelerate : bool, default False
+        Try each item half-step from users extrapolated along their last step (Nesterov); kept only where
+        it lowers the objective, so that the objective still never rises.
     init : tuple of ndarray, optional
         (user_factors, item_factors) to start from, in the order of `users_` and `items_`.
 
@@ -193,6 +196,7 @@ class ALS(FactorEstimator):
         dtype="float32",
         nonnegative=False,
         cold="fallback",
+        accelerate=False,
         init=None,
     ):
         self.rank = rank
@@ -204,6 +208,7 @@ class ALS(FactorEstimator):
         self.dtype = dtype
         self.nonnegative = nonnegative
         self.cold = cold
+        self.accelerate = accelerate
         self.init = init
 
 
@@ -212,7 +217,7 @@ class BiasedALS(FactorEstimator):
 
     Parameters
     ----------
-    rank, regularization, weighting, max_iter, tol, random_state, dtype, nonnegative, init
+    rank, regularization, weighting, max_iter, tol, random_state, dtype, nonnegative, accelerate, init
         See `ALS`; `init` takes factors without biases, which start at zero.
     bias_regularization : float, default 0
         λ_b ≥ 0 of the biases.
@@ -244,6 +249,7 @@ class BiasedALS(FactorEstimator):
         bias_regularization=0.0,
         block_order="joint",
         nonnegative=False,
+        accelerate=False,
         init=None,
     ):
         self.rank = rank
@@ -256,6 +262,7 @@ class BiasedALS(FactorEstimator):
         self.bias_regularization = bias_regularization
         self.block_order = block_order
         self.nonnegative = nonnegative
+        self.accelerate = accelerate
         self.init = init
 
 
@@ -264,7 +271,7 @@ class LassoMF(FactorEstimator):
 
     Parameters
     ----------
-    rank, regularization, weighting, max_iter, tol, random_state, dtype, nonnegative, cold, init
+    rank, regularization, weighting, max_iter, tol, random_state, dtype, nonnegative, cold, accelerate, init
         See `ALS`.
     l1_ratio : float in [0, 1], default 1
         α of the penalty α‖p‖₁ + (1 − α)‖p‖².
@@ -295,6 +302,7 @@ class LassoMF(FactorEstimator):
         nonnegative=False,
         balance=False,
         cold="fallback",
+        accelerate=False,
         init=None,
     ):
         self.rank = rank
@@ -308,6 +316,7 @@ class LassoMF(FactorEstimator):
         self.nonnegative = nonnegative
         self.balance = balance
         self.cold = cold
+        self.accelerate = accelerate
         self.init = init
 
 

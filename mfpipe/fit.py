@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -41,7 +42,8 @@ class Fit:
     """What a fit gives: factors, and how it got there.
 
     `history` has one record an iteration: its number, objective, train_rmse and test_rmse in stars,
-    seconds, and its `half_steps` with their objective, seconds and partitions. `objectives` are those
+    seconds, whether an extrapolation was `restarted`, and its `half_steps` with their objective, seconds
+    and partitions. `objectives` are those
     after the start and after each half-step. `collapsed` says that p·q explains next to nothing: its
     mean square over the training pairs is below `COLLAPSED` of the residuals'.
     """
@@ -72,12 +74,27 @@ class Fit:
         return zeros / max(1, sum(rows.size for rows in factors))
 
 
+class Momentum(NamedTuple):
+    """Where the users' rows were an iteration ago, and Nesterov's t of the next extrapolation.
+
+    References
+    ----------
+    Nesterov, Soviet Math. Dokl. 27, 1983 (t and the share (t − 1)/t'); O'Donoghue, Candès: Adaptive restart
+    for accelerated gradient schemes, Found. Comput. Math. 15, 2015, section 3.2 (restart when the
+    objective rises); Mitchell, Ye, De Sterck: Nesterov acceleration of alternating least squares,
+    Numer. Linear Algebra Appl. 27, 2020.
+    """
+
+    users: np.ndarray | None = None
+    t: float = 1.0
+
+
 @dataclass(frozen=True)
 class State:
     """A fit after a whole iteration: all that going on from there to the last bit takes.
 
     `penalty` is Σ s φ of each side, in squared stars; `history`, `objectives` and `seconds` are those of
-    `Fit` so far.
+    `Fit` so far; `momentum` is empty unless the model accelerates.
     """
 
     factors: Factors
@@ -85,6 +102,7 @@ class State:
     history: list[dict]
     objectives: list[float]
     seconds: float
+    momentum: Momentum
 
     @property
     def iteration(self) -> int:
@@ -157,7 +175,7 @@ def fit(
         loop.evaluate_start()
         result.objectives.append(loop.objective)
     iterations = model.max_iter if isinstance(model, FactorModel) else 1
-    settled = _settled(model, result.objectives)
+    settled = _settled(result)
     while result.n_iter < iterations and not settled:
         record = loop.iterate(result.n_iter + 1, test)
         result.history.append(record)
@@ -166,7 +184,7 @@ def fit(
             callback(record)
         if on_state:
             on_state(loop.state(result, time.perf_counter() - began))
-        settled = _settled(model, result.objectives)
+        settled = _settled(result)
     result.converged = settled or not isinstance(model, FactorModel)
     result.factors, result.objective, result.train_rmse = loop.factors, loop.objective, loop.train_rmse
     result.seconds = time.perf_counter() - began
@@ -175,12 +193,19 @@ def fit(
     return result
 
 
-def _settled(model: Model, objectives: list[float]) -> bool:
-    """Whether the last iteration lowered the objective by less than the share `tol`."""
-    halves = len(model.half_steps)
-    if not isinstance(model, FactorModel) or len(objectives) <= halves:
+def _next_t(t: float) -> float:
+    return (1 + math.sqrt(1 + 4 * t * t)) / 2
+
+
+def _settled(result: Fit) -> bool:
+    """Whether the last iteration lowered the objective by less than the share `tol`.
+
+    One that an extrapolation was tried in vain in says nothing: the next begins without its momentum.
+    """
+    model, objectives = result.model, result.objectives
+    if not isinstance(model, FactorModel) or not result.history or result.history[-1]["restarted"]:
         return False
-    before, now = objectives[-1 - halves], objectives[-1]
+    before, now = objectives[-1 - len(model.half_steps)], objectives[-1]
     return before - now < model.tol * before
 
 
@@ -192,6 +217,7 @@ class _Loop:
         self.factors, self.baseline = factors, baseline
         self.objective = self.train_rmse = math.nan
         self.penalty = {"user": 0.0, "item": 0.0}
+        self.momentum = Momentum()
         self.totals = Totals(len(ratings), baseline.global_mean)
         self.counts = Factors(np.bincount(ratings.user), np.bincount(ratings.item))
         self.components = model.gauge(ratings.user, ratings.item) if isinstance(model, FactorModel) else None
@@ -204,10 +230,11 @@ class _Loop:
             self._settle(side, self._half_step(side, evaluate=True), "at the start")
 
     def state(self, result: Fit, seconds: float) -> State:
-        return State(self.factors, dict(self.penalty), result.history[:], result.objectives[:], seconds)
+        history, objectives = result.history[:], result.objectives[:]
+        return State(self.factors, dict(self.penalty), history, objectives, seconds, self.momentum)
 
     def restore(self, state: State) -> None:
-        self.factors, self.penalty = state.factors, dict(state.penalty)
+        self.factors, self.penalty, self.momentum = state.factors, dict(state.penalty), state.momentum
         self.objective = state.objectives[-1]
         self.train_rmse = state.history[-1]["train_rmse"]
 
@@ -223,10 +250,15 @@ class _Loop:
         if isinstance(self.model, FactorModel) and self.model.balances and iteration > 1:
             self.factors = self.model.balanced(self.factors, self.counts, self.totals)
             self.penalty["user"] = self.model.side_penalty(self.factors.user, self.counts.user, self.totals)
+        users = self.factors.user
+        ahead, restarted = self._item_step_from_ahead(iteration)
         for side in self.model.half_steps:
-            step = self._half_step(side)
             before = self.objective
-            self._settle(side, step, f"in iteration {iteration}")
+            if side == "item" and ahead:
+                step = ahead
+            else:
+                step = self._half_step(side)
+                self._settle(side, step, f"in iteration {iteration}")
             if isinstance(self.model, FactorModel) and self.objective - before > self.rise_allowed:
                 raise NumericError(
                     f"iteration {iteration}, {side} half-step: the objective rose from {before!r} to "
@@ -242,6 +274,7 @@ class _Loop:
                     "partitions": step.partitions,
                 }
             )
+        self._remember(users, restarted)
         seconds = time.perf_counter() - started
         return {
             "iteration": iteration,
@@ -249,8 +282,33 @@ class _Loop:
             "train_rmse": self.train_rmse,
             "test_rmse": None if test is None else self._test_rmse(test),
             "seconds": seconds,
+            "restarted": restarted,
             "half_steps": halves,
         }
+
+    def _item_step_from_ahead(self, iteration: int) -> tuple[HalfStep | None, bool]:
+        """The item half-step from extrapolated users, if it lowers the objective; else nothing is changed.
+
+        Also whether one was tried in vain.
+        """
+        if self.momentum.users is None:
+            return None, False
+        kept = self.factors, dict(self.penalty), self.objective, self.train_rmse
+        following = _next_t(self.momentum.t)
+        share = (self.momentum.t - 1) / following
+        users = self.model.extrapolated(self.factors.user, self.momentum.users, share)
+        self.factors = self.factors._replace(user=users)
+        self.penalty["user"] = self.model.side_penalty(users, self.counts.user, self.totals)
+        step = self._half_step("item")
+        self._settle("item", step, f"in iteration {iteration}")
+        if self.objective <= kept[2]:
+            return step, False
+        self.factors, self.penalty, self.objective, self.train_rmse = kept
+        return None, True
+
+    def _remember(self, users: np.ndarray, restarted: bool) -> None:
+        if isinstance(self.model, FactorModel) and self.model.accelerate:
+            self.momentum = Momentum(users, 1.0 if restarted else _next_t(self.momentum.t))
 
     def _settle(self, side: str, step: HalfStep, when: str) -> None:
         squared_error, penalty = float(step.squared_error.sum()), float(step.penalty.sum())

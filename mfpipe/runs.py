@@ -29,7 +29,7 @@ import pyarrow as pa
 
 from mfpipe import files
 from mfpipe.errors import MfpipeError, NumericError, ParameterError, StoreError
-from mfpipe.fit import State
+from mfpipe.fit import Momentum, State
 from mfpipe.models.base import SIDES, Factors
 from mfpipe.sealed import Sealed, checksum, json_bytes, seal
 
@@ -155,6 +155,8 @@ class Run:
 def _described(state: State) -> tuple[dict[str, Any], dict[str, Any]]:
     """A state as the contents of a checkpoint, and what its manifest says of it."""
     sides = dict(zip(SIDES, state.factors, strict=True))
+    if state.momentum.users is not None:
+        sides["user_before"] = state.momentum.users
     contents: dict[str, Any] = {f"{side}.parquet": _rows_table(rows) for side, rows in sides.items()}
     contents["history.json"] = {"history": state.history, "objectives": state.objectives}
     about = {
@@ -163,6 +165,7 @@ def _described(state: State) -> tuple[dict[str, Any], dict[str, Any]]:
         "written": _now(),
         "seconds": state.seconds,
         "penalty": state.penalty,
+        "t": state.momentum.t,
         "rows": {side: {"shape": list(rows.shape), "dtype": rows.dtype.name} for side, rows in sides.items()},
     }
     return contents, about
@@ -178,13 +181,14 @@ def _rows_table(rows: np.ndarray) -> pa.Table:
 def _read_state(path: Path) -> State:
     sealed = Sealed(path)
     about = sealed.manifest
-    factors = []
-    for side in SIDES:
+    found = {}
+    for side, kind in about["rows"].items():
         column = sealed.table(f"{side}.parquet")["row"].combine_chunks()
-        rows = np.frombuffer(column.buffers()[1], about["rows"][side]["dtype"])
-        factors.append(rows.reshape(about["rows"][side]["shape"]))
+        found[side] = np.frombuffer(column.buffers()[1], kind["dtype"]).reshape(kind["shape"])
     kept = sealed.json("history.json")
-    return State(Factors(*factors), about["penalty"], kept["history"], kept["objectives"], about["seconds"])
+    factors, momentum = Factors(found["user"], found["item"]), Momentum(found.get("user_before"), about["t"])
+    history, objectives = kept["history"], kept["objectives"]
+    return State(factors, about["penalty"], history, objectives, about["seconds"], momentum)
 
 
 def _numbers(path: Path) -> list[int]:

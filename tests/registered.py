@@ -13,6 +13,7 @@ from mfpipe.models import MODELS, FactorModel, Model
 # Numbers have no list of values to try; parameters without one, and not in here, keep their default.
 VALUES = {"l1_ratio": (1.0, 0.4, 0.0), "bias_regularization": (0.0, 0.02)}
 NO_PART_IN_A_FIT = {"cold"}
+ALONE = {"accelerate"}  # tried with both types, both signs and everything else by default
 SMALL = {"rank": 4, "max_iter": 3, "tol": 0}
 
 
@@ -26,6 +27,12 @@ def variants(cls: type[Model], **given: Any) -> Iterator[Model]:
         chosen = dict(zip(lists, values, strict=True)) | fixed
         if "regularization" in fields:  # neither none nor so much that every factor is zero
             chosen["regularization"] = 1e-3 if chosen["weighting"] == "uniform" else 0.05
+        if any(chosen.get(name) for name in ALONE) and any(
+            value != fields[name].default
+            for name, value in chosen.items()
+            if name not in {*ALONE, *SMALL, "regularization", "dtype", "nonnegative"}
+        ):
+            continue
         try:
             yield cls(**chosen)
         except ParameterError:  # a combination that the model refuses

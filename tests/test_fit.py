@@ -121,6 +121,26 @@ def test_a_given_start_is_used_and_left_alone(small):
     assert_allclose(result.objectives, trajectory, rtol=1e-9)
 
 
+def test_an_accelerated_fit_restarts_as_the_oracle_does_and_gets_lower(small):
+    model = ALS(3, 0.02, max_iter=40, tol=0, dtype="float64", accelerate=True)
+    start = starting_factors(model, small)
+    _, _, trajectory = oracle.alternate(small.user, small.item, small.rating, *start, model, model.max_iter)
+    result = fitted(model, small)
+    assert_allclose(result.objectives, trajectory, rtol=1e-9)
+    assert all(now <= before for before, now in pairwise(result.objectives))
+    assert any(record["restarted"] for record in result.history)
+    plain = fitted(dataclasses.replace(model, accelerate=False), small)
+    assert result.objective < plain.objective
+    assert not any(record["restarted"] for record in plain.history)
+
+
+def test_an_extrapolation_in_vain_is_not_taken_for_the_end(small):
+    model = ALS(3, 0.02, max_iter=500, tol=1e-4, accelerate=True)
+    result = fitted(model, small)
+    assert result.converged
+    assert not result.history[-1]["restarted"]
+
+
 def test_a_rising_objective_is_an_error(small):
     @dataclasses.dataclass(frozen=True)
     class Wrong(ALS):

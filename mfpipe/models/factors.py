@@ -32,6 +32,7 @@ from mfpipe.models.base import (
     is_integer,
     is_not_negative,
     parameter,
+    switch,
 )
 
 NOTHING = 1e-13  # of the largest rating: residuals below it are rounding
@@ -57,6 +58,9 @@ class FactorModel(Model):
         0, "seed of the starting factors", is_integer(0, 2**63 - 1), "an integer from 0 to 2^63 - 1"
     )
     dtype: str = choice("float32", ("float32", "float64"), "type the factors are stored and solved in")
+    accelerate: bool = switch(
+        "start item half-steps from extrapolated users, wherever that lowers the objective"
+    )
 
     # What a model may choose; most choose nothing.
 
@@ -132,13 +136,21 @@ class FactorModel(Model):
         )
 
     def side_penalty(self, rows: np.ndarray, counts: np.ndarray, totals: Totals) -> float:
-        """Σ s φ(p) over one side without biases."""
-        absolute, square = (
-            np.abs(rows, dtype=np.float64).sum(axis=1),
-            (rows.astype(np.float64) ** 2).sum(axis=1),
-        )
-        penalties = self.l1_share * absolute + (1 - self.l1_share) * square
-        return float((self.regularization * self._weights(counts, totals) * penalties).sum())
+        """Σ s φ(p) + s_b b² over one side."""
+        rows, bias = rows.astype(np.float64), np.zeros(len(rows))
+        if self.biased:
+            rows, bias = rows[:, 1:], rows[:, 0]
+        penalties = self.l1_share * np.abs(rows).sum(axis=1) + (1 - self.l1_share) * (rows**2).sum(axis=1)
+        per_row = self.regularization * penalties + self.bias_regularization_ * bias**2
+        return float((self._weights(counts, totals) * per_row).sum())
+
+    def extrapolated(self, rows: np.ndarray, before: np.ndarray, share: float) -> np.ndarray:
+        """Rows moved on by a share of their last step, within the sign constraint."""
+        moved = rows + self.storage.type(share) * (rows - before)
+        if not self.signed:
+            factors = moved[:, -self.rank :]
+            np.maximum(factors, 0, out=factors)
+        return moved
 
     def balanced(self, factors: Factors, counts: Factors, totals: Totals) -> Factors:
         """Both sides rescaled, factor by factor, to the least penalty that leaves every p·q as it is.

@@ -36,6 +36,8 @@ class LassoMF(FactorModel):
         super().__post_init__()
         if self.balance and 0 < self.l1_ratio < 1:
             raise ParameterError(f"--balance: not with --l1-ratio {self.l1_ratio}; only with 0 or 1")
+        if self.balance and self.accelerate:
+            raise ParameterError("--balance: not with --accelerate, whose steps it would rescale")
 
     @property
     def balances(self) -> bool:

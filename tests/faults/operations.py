@@ -12,7 +12,7 @@ import numpy as np
 
 from mfpipe import dataset, runs
 from mfpipe.errors import StoreError
-from mfpipe.fit import State, baseline_of
+from mfpipe.fit import Momentum, State, baseline_of
 from mfpipe.fitted import FittedModel
 from mfpipe.models import ALS
 from mfpipe.models.base import Factors
@@ -162,7 +162,9 @@ def checkpoint(directory: Path, iteration: int) -> None:
     """Write the state after that iteration, whose factors tell which it is."""
     run = _run(directory)
     history = [{"iteration": n + 1, "objective": 1 / (n + 1)} for n in range(iteration)]
-    run.keep(State(fitted(iteration).factors, {"user": 1.0, "item": 2.0}, history, [1.0, 0.5], 0.1))
+    run.keep(
+        State(fitted(iteration).factors, {"user": 1.0, "item": 2.0}, history, [1.0, 0.5], 0.1, Momentum())
+    )
     if run._written != iteration:
         raise StoreError("the checkpoint may not be written; a warning said so")
 

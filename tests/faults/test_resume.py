@@ -92,6 +92,7 @@ def left(store):
     "model",
     [
         ALS(3, max_iter=8, tol=0),
+        BiasedALS(2, max_iter=8, tol=0, accelerate=True),
         ALS(3, max_iter=8, tol=0, dtype="float64", nonnegative=True),
         BiasedALS(2, max_iter=8, tol=0),
         BiasedALS(2, max_iter=8, tol=0, block_order="separate", bias_regularization=0.1),
