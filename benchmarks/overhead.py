@@ -24,6 +24,7 @@ MODEL = ALS(5, 1e-4, "uniform", max_iter=40, tol=0, dtype="float64")
 PLACES = {
     "serial": {"cluster": "serial"},
     "threads": {"cluster": "threads"},
+    "cluster, in this process": {"cluster": "local"},
     "cluster, 1 process": {"cluster": "local", "workers": 1},
     "cluster, 2 processes": {"cluster": "local", "workers": 2},
 }
