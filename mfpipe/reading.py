@@ -253,34 +253,17 @@ class _TextReader:
         return {role: _one(table[str(position)]) for role, position in self.positions.items()}
 
     def quoted(self, blocks: Iterable[bytes], first_line: int) -> Iterator[Chunk]:
-        """The rows of records that may hold quotes, read by the standard library's reader."""
-        text = (
-            line + "\n"
-            for block in blocks
-            for line in block.decode(errors="surrogateescape").split("\n")[:-1]
-        )
-        records = csv.reader(text, delimiter=self.delimiter, strict=True)
+        """The rows of records that may hold quotes; such a record is read by the standard library's reader.
+
+        A line without a quote is judged as `plain` would, so that it does not matter whether one stands in
+        the same block.
+        """
         rows: list[list[str]] = []
         lines: list[int] = []
         faults: list[Fault] = []
-        while True:
-            line = first_line + records.line_num
-            try:
-                record = next(records)
-            except StopIteration:
-                break
-            except csv.Error as error:
-                if "unexpected end" in str(error) or "field limit" in str(error):
-                    raise RatingsError(
-                        f"{self.path}, line {line}: a quote that is opened here is never closed"
-                    ) from error
-                faults.append(self._fault(line, f"misplaced quote ({error})", ""))
-                continue
-            if not record:
-                continue
-            reason = self._record_fault(record)
-            if reason:
-                faults.append(self._fault(line, reason, self.delimiter.join(record)))
+        for line, record, fault in self._records(blocks, first_line):
+            if fault:
+                faults.append(self._fault(line, fault, _printed(self.delimiter.join(record))))
             else:
                 rows.append([record[position] for position in self.positions.values()])
                 lines.append(line)
@@ -289,14 +272,38 @@ class _TextReader:
                 rows, lines, faults = [], [], []
         yield self._quoted_chunk(rows, lines, faults)
 
+    def _records(
+        self, blocks: Iterable[bytes], first_line: int
+    ) -> Iterator[tuple[int, list[str], str | None]]:
+        """Line number, fields and fault of each record that is not blank."""
+        text = (line for block in blocks for line in block.decode(errors="surrogateescape").split("\n")[:-1])
+        numbered = enumerate(text, first_line)
+        for number, line in numbered:
+            if '"' not in line:
+                if line:
+                    record = line.split(self.delimiter)
+                    yield number, record, self._record_fault(record)
+                continue
+            rest = (further + "\n" for _, further in numbered)
+            try:
+                record = next(csv.reader(chain([line + "\n"], rest), delimiter=self.delimiter, strict=True))
+            except csv.Error as error:
+                if "unexpected end" in str(error) or "field limit" in str(error):
+                    raise RatingsError(
+                        f"{self.path}, line {number}: a quote that is opened here is never closed"
+                    ) from error
+                yield number, [], f"misplaced quote ({error})"
+            else:
+                yield number, record, self._record_fault(record)
+
     def _record_fault(self, record: list[str]) -> str | None:
-        if len(record) != self.width:
-            return self._width_fault(len(record))
         try:
             data = "".join(record).encode()
         except UnicodeEncodeError:
             return "not UTF-8"
-        return "control character" if _CONTROL_OR_NEWLINE.search(data) else None
+        if _CONTROL_OR_NEWLINE.search(data):
+            return "control character"
+        return None if len(record) == self.width else self._width_fault(len(record))
 
     def _quoted_chunk(self, rows, lines, faults) -> Chunk:
         columns = zip(*rows, strict=True) if rows else ([] for _ in self.positions)
@@ -327,6 +334,11 @@ def _kind(role: str) -> pa.DataType:
 
 def _encoded(role: str, texts: pa.StringArray) -> pa.Array:
     return texts.dictionary_encode() if role in DISTINCT else texts
+
+
+def _printed(text: str) -> str:
+    """The text with each byte that was no UTF-8 as its escape."""
+    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def _one(column: pa.ChunkedArray) -> pa.Array:
