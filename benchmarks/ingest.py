@@ -4,7 +4,8 @@
 
 The files are synthetic and alike but for how ids and times are spelled. Each case is a process of its own
 that does its work three times; the first time includes what a process does once, such as loading compiled
-kernels (which an earlier run may have had to compile).
+kernels (which an earlier run may have had to compile). `predict rows` is prediction alone, in memory and on
+one thread, of pairs in random order.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ CASES = (
     "integer ids, half stars, seconds",
     "integer ids, distinct ratings",
 )
+PREDICTIONS = [("predict", CASES[0]), ("predict", CASES[1]), ("predict rows", CASES[0])]
 
 
 def write_files(directory: Path, n_ratings: int) -> None:
@@ -77,22 +79,32 @@ def read(path: Path) -> Ratings:
     return ratings
 
 
-def predictor(path: Path) -> Callable[[], object]:
-    """Predictions for the pairs of a file, by a model with random factors."""
-    ratings = read(path)
+def fitted_to(ratings: Ratings) -> FittedModel:
+    """A model with random factors."""
     rng = np.random.default_rng(0)
-    user, item = (
-        rng.normal(size=(len(ids), RANK)).astype(np.float32) for ids in (ratings.users, ratings.items)
-    )
-    counts = [np.ones(len(ids), np.int64) for ids in (ratings.users, ratings.items)]
-    baseline = Baseline(0.0, np.zeros(len(user)), np.zeros(len(item)))
-    fitted = FittedModel(ALS(RANK), ratings.users, ratings.items, Factors(user, item), baseline, *counts)
-    return lambda: predict_file(fitted, str(path), path.with_suffix(".out"))
+    sizes = len(ratings.users), len(ratings.items)
+    factors = Factors(*(rng.normal(size=(size, RANK)).astype(np.float32) for size in sizes))
+    baseline = Baseline(0.0, *(np.zeros(size) for size in sizes))
+    counts = (np.ones(size, np.int64) for size in sizes)
+    return FittedModel(ALS(RANK), ratings.users, ratings.items, factors, baseline, *counts)
+
+
+def work_of(what: str, path: Path) -> Callable[[], object]:
+    """What a case repeats."""
+    if what == "read":
+        return lambda: read(path)
+    ratings = read(path)
+    fitted = fitted_to(ratings)
+    if what == "predict":
+        return lambda: predict_file(fitted, str(path), path.with_suffix(".out"))
+    order = np.random.default_rng(1).permutation(len(ratings))
+    users, items = ratings.user[order], ratings.item[order]
+    return lambda: fitted.model.predict(fitted.factors, users, items, fitted.baseline)
 
 
 def measure(what: str, path: Path) -> None:
     """Do one case's work, and print its figures as JSON."""
-    work = (lambda: read(path)) if what == "read" else predictor(path)
+    work = work_of(what, path)
     rounds = []
     for _ in range(ROUNDS):
         began, worked = time.perf_counter(), time.process_time()
@@ -113,7 +125,7 @@ def main() -> None:
     if sys.argv[1:2] == ["write"]:
         write_files(Path(sys.argv[2]), int(sys.argv[3]))
         return
-    if sys.argv[1:2] in (["read"], ["predict"]):
+    if len(sys.argv) == 3:
         measure(sys.argv[1], Path(sys.argv[2]))
         return
     n_ratings = int(sys.argv[1]) if len(sys.argv) > 1 else RATINGS
@@ -121,7 +133,7 @@ def main() -> None:
     print(f"{'from CSV':<44}{'MB':>5}{'first':>8}{'best':>7}{'CPU':>7}{'million/s':>11}{'peak MiB':>10}")
     with tempfile.TemporaryDirectory() as directory:
         apart("write", directory, str(n_ratings))
-        for what, name in [("read", name) for name in CASES] + [("predict", name) for name in CASES[:2]]:
+        for what, name in [("read", name) for name in CASES] + PREDICTIONS:
             path = path_of(Path(directory), name)
             figures = json.loads(apart(what, str(path)))
             walls, cpus = zip(*figures["rounds"], strict=True)
