@@ -30,6 +30,7 @@ check: .stamps/dev
 bench: .stamps/core
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.lasso
+	$(BIN)/python -m benchmarks.ingest
 
 # Hashes are checked first, then the project itself comes without its dependencies: pip does both
 # only in two steps.

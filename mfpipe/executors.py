@@ -7,7 +7,6 @@ a fit runs, and in how many pieces, changes nothing in its result.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import tempfile
 import time
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from mfpipe.cores import available_cores
 from mfpipe.errors import ClusterError, ParameterError
 from mfpipe.models import FactorModel, Model
 from mfpipe.models.base import Block, Totals, Update
@@ -369,11 +369,6 @@ def connect(
                 f"{cluster}: the scheduler has no workers; start one with: dask worker {cluster}"
             )
         yield made
-
-
-def available_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -60,6 +60,11 @@ class IdMap:
         found = pc.index_in(texts, value_set=self.texts)
         return pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
 
+    def lines(self) -> pa.Buffer:
+        """The UTF-8 bytes of all ids with a newline between."""
+        every = pa.ListArray.from_arrays(pa.array([0, len(self)], pa.int32()), self.texts)
+        return pc.binary_join(every, "\n")[0].as_buffer()
+
     @cached_property
     def hashes(self) -> np.ndarray:
         """A stable 64-bit hash of each id's text; uint64, shape (rows,)."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 from sklearn.utils.validation import check_array, check_consistent_length, column_or_1d
 
 from mfpipe.errors import RatingsError
-from mfpipe.ratings import id_fault
+from mfpipe.texts import id_faults
 
 SIDES = ("user", "item")
 
@@ -95,7 +95,6 @@ def _texts(column: np.ndarray, name: str) -> pa.DictionaryArray:
 
 
 def _refuse_faults(column: pa.DictionaryArray, name: str) -> None:
-    for text in column.dictionary.to_pylist():
-        fault = id_fault(text)
-        if fault:
-            raise RatingsError(f"{name} id {text!r}: {fault}; remove the row, or name the id")
+    for at, fault in id_faults(column.dictionary).items():
+        text = column.dictionary[at].as_py()
+        raise RatingsError(f"{name} id {text!r}: {fault}; remove the row, or name the id")

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mfpipe.models.base import Block
+from mfpipe.pairs import Piece, grouped
 from mfpipe.ratings import Ratings
 
 if TYPE_CHECKING:
@@ -22,16 +23,12 @@ OTHER = {"user": "item", "item": "user"}
 
 def group(ratings: Ratings, side: str, dtype: np.dtype) -> Block:
     """All ratings as one block of one side: rows ascending, and within a row the other side's rows."""
-    values = ratings.rating.astype(dtype)
-    if side == "user":
-        rows, columns, n_rows = ratings.user, ratings.item, len(ratings.users)
-    else:
-        order = np.argsort(ratings.item, kind="stable")
-        rows, columns, n_rows = ratings.item[order], ratings.user[order], len(ratings.items)
-        values = values[order]
-    indptr = np.zeros(n_rows + 1, np.int64)
-    np.cumsum(np.bincount(rows, minlength=n_rows), out=indptr[1:])
-    return Block(0, indptr, columns, values)
+    values = ratings.rating.astype(dtype, copy=False)
+    n_users, n_items = len(ratings.users), len(ratings.items)
+    if side == "item":
+        indptr, piece = grouped([Piece(ratings.item, ratings.user, values, np.empty(0, np.int64))], n_items)
+        return Block(0, indptr, piece.columns, piece.values)
+    return Block(0, np.searchsorted(ratings.user, np.arange(n_users + 1)), ratings.item, values)
 
 
 def cut(indptr: np.ndarray, n_partitions: int) -> np.ndarray:

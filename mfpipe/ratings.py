@@ -11,8 +11,9 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,17 +21,14 @@ import pyarrow as pa
 from mfpipe import files, sources
 from mfpipe.errors import ParameterError, RatingsError, StoreError
 from mfpipe.ids import IdMap
+from mfpipe.pairs import sort_pairs
 from mfpipe.reading import Chunk, Columns, Fault, read
+from mfpipe.texts import NO_TIME, decimals, id_faults, moments
 
 log = logging.getLogger(__name__)
 
-NO_TIME = np.iinfo(np.int64).min
 DUPLICATES = ("latest", "mean", "error")
 FAULTS_KEPT = 100_000
-_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
-_EPOCH_SECONDS = re.compile(r"-?[0-9]{1,12}(\.[0-9]*)?", re.ASCII)
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -62,11 +60,12 @@ class Ratings:
         """sha256 of ids, ratings and times: the same for any order of files and lines."""
         digest = hashlib.sha256(b"mfpipe ratings 1")
         for ids in (self.users, self.items):
-            text = "\n".join(ids.texts.to_pylist()).encode()
-            digest.update(len(text).to_bytes(8, "little") + text)
+            text = ids.lines()
+            digest.update(len(text).to_bytes(8, "little"))
+            digest.update(text)
         for array in (self.user, self.item, self.rating, self.time):
             if array is not None:
-                digest.update(array.tobytes())
+                digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
     def subset(self, keep: np.ndarray) -> Ratings:
@@ -168,16 +167,9 @@ def ingest(
         A whole-file fault, more unusable lines than allowed, or no usable line at all.
     """
     report = IngestReport()
-    accepted = [rows for path in sources.find(inputs) for rows in _judged(path, rules, report)]
+    accepted = [usable for path in sources.find(inputs) for usable, _ in _judged(path, rules, report)]
     _settle(report, rules, quarantine)
-    timed = all("time" in rows for rows in accepted)
-    ratings = encode(
-        [rows["user"] for rows in accepted],
-        [rows["item"] for rows in accepted],
-        np.concatenate([rows["rating"] for rows in accepted]),
-        np.concatenate([rows["time"] for rows in accepted]) if timed else None,
-        rules.duplicates,
-    )
+    ratings = _encode_all(accepted, rules.duplicates)
     report.duplicates = report.accepted - len(ratings)
     report.ratings, report.users, report.items = len(ratings), len(ratings.users), len(ratings.items)
     report.times_unreadable = 0 if ratings.time is None else int((ratings.time == NO_TIME).sum())
@@ -215,31 +207,37 @@ def read_test(
 ) -> tuple[TestRatings, IngestReport]:
     """Read test files as they stand; the rules for unusable lines are those of `ingest`."""
     report = IngestReport()
-    accepted = [rows for path in sources.find(inputs) for rows in _judged(path, rules, report)]
+    accepted = [judged for path in sources.find(inputs) for judged in _judged(path, rules, report)]
     _settle(report, rules, quarantine)
     test = TestRatings(
-        pa.chunked_array([rows["user"].cast(pa.string()) for rows in accepted]).combine_chunks(),
-        pa.chunked_array([rows["item"].cast(pa.string()) for rows in accepted]).combine_chunks(),
-        np.concatenate([rows["rating"] for rows in accepted]),
-        np.concatenate([rows["record"] for rows in accepted]),
+        pa.chunked_array([usable.user.cast(pa.string()) for usable, _ in accepted]).combine_chunks(),
+        pa.chunked_array([usable.item.cast(pa.string()) for usable, _ in accepted]).combine_chunks(),
+        np.concatenate([usable.rating for usable, _ in accepted]),
+        np.concatenate([record for _, record in accepted]),
     )
     report.ratings = len(test)
     return test, report
 
 
-def _judged(path: Path, rules: Rules, report: IngestReport) -> Iterator[dict]:
+class _Usable(NamedTuple):
+    """Columns of usable rows; no times where the file has no such column."""
+
+    user: pa.DictionaryArray
+    item: pa.DictionaryArray
+    rating: np.ndarray
+    time: np.ndarray | None
+
+
+def _judged(path: Path, rules: Rules, report: IngestReport) -> Iterator[tuple[_Usable, np.ndarray]]:
+    """The usable rows of each chunk of a file, with their numbers among all its data lines."""
     before = os.stat(path)
     rows_before = report.rows
-    for chunk in read(path, rules.columns):
-        usable, faults = _judge(chunk, rules)
-        faults = sorted(chunk.faults + faults, key=lambda fault: fault.line)
+    for usable, lines, faults in read(path, rules.columns, partial(_judge, rules=rules)):
         broken = np.array([fault.line for fault in faults], dtype=np.int64)
-        usable["record"] = (
-            report.rows + np.arange(len(usable["line"])) + np.searchsorted(broken, usable.pop("line"))
-        )
-        report.rows += len(usable["rating"]) + len(faults)
+        record = np.arange(report.rows, report.rows + len(lines)) + np.searchsorted(broken, lines)
+        report.rows += len(lines) + len(faults)
         report.add(faults)
-        yield usable
+        yield usable, record
     if report.rows == rows_before:
         raise RatingsError(f"{path}: a header and no data line")
     after = os.stat(path)
@@ -247,80 +245,37 @@ def _judged(path: Path, rules: Rules, report: IngestReport) -> Iterator[dict]:
         raise RatingsError(f"{path}: changed while it was read; run again when it is complete")
 
 
-def _judge(chunk: Chunk, rules: Rules) -> tuple[dict, list[Fault]]:
-    """Columns of the usable rows, and a fault for each of the others (its first one)."""
-    judged = {}
-    rating = chunk.columns["rating"]
-    values, judged["rating"] = _decimals(rating.dictionary.to_pylist(), rules.rating_range)
-    for role in ("user", "item"):
-        judged[role] = [id_fault(text) for text in chunk.columns[role].dictionary.to_pylist()]
+def _judge(chunk: Chunk, rules: Rules) -> tuple[_Usable, np.ndarray, list[Fault]]:
+    """The usable rows and their lines, and a fault for each of the others (its first one)."""
+    reasons = {role: id_faults(chunk.columns[role].dictionary) for role in ("user", "item")}
+    values, reasons["rating"] = decimals(chunk.columns["rating"].dictionary, rules.rating_range)
     faulty: dict[int, tuple[str, str]] = {}
     for role in ("rating", "item", "user"):
-        reasons = judged[role]
-        wrong = np.array([reason is not None for reason in reasons], dtype=bool)
-        if wrong.any():
+        if reasons[role]:
             codes = _codes(chunk.columns[role])
-            faulty |= {int(at): (role, reasons[codes[at]]) for at in np.flatnonzero(wrong[codes])}
-    keep = np.ones(len(chunk.lines), dtype=bool)
-    keep[list(faulty)] = False
-    faults = [
-        Fault(str(chunk.path), int(chunk.lines[at]), role, reason, chunk.columns[role][at].as_py()[:200])
-        for at, (role, reason) in sorted(faulty.items())
-    ]
-    mask = pa.array(keep)
-    usable = {
-        "user": chunk.columns["user"].filter(mask),
-        "item": chunk.columns["item"].filter(mask),
-        "rating": values[_codes(rating)[keep]],
-        "line": chunk.lines[keep],
-    }
-    if "time" in chunk.columns:
-        times = np.array(
-            [microseconds(text) for text in chunk.columns["time"].dictionary.to_pylist()], np.int64
-        )
-        usable["time"] = times[_codes(chunk.columns["time"])[keep]]
-    return usable, faults
+            wrong = np.zeros(len(chunk.columns[role].dictionary), dtype=bool)
+            wrong[list(reasons[role])] = True
+            faulty |= {int(at): (role, reasons[role][int(codes[at])]) for at in np.flatnonzero(wrong[codes])}
+    faults = chunk.faults
+    if faulty:
+        faults = faults + [
+            Fault(str(chunk.path), int(chunk.lines[at]), role, reason, chunk.columns[role][at].as_py()[:200])
+            for at, (role, reason) in faulty.items()
+        ]
+        faults.sort(key=lambda fault: fault.line)
+        keep = np.ones(len(chunk.lines), dtype=bool)
+        keep[list(faulty)] = False
+        columns = {role: column.filter(pa.array(keep)) for role, column in chunk.columns.items()}
+        chunk = Chunk(chunk.path, chunk.lines[keep], columns)
+    time = moments(chunk.columns["time"]) if "time" in chunk.columns else None
+    usable = _Usable(
+        chunk.columns["user"], chunk.columns["item"], values[_codes(chunk.columns["rating"])], time
+    )
+    return usable, chunk.lines, faults
 
 
 def _codes(column: pa.DictionaryArray) -> np.ndarray:
     return column.indices.to_numpy(zero_copy_only=False)
-
-
-def _decimals(texts: list[str], limits: tuple[float, float] | None) -> tuple[np.ndarray, list[str | None]]:
-    values, reasons = np.zeros(len(texts)), []
-    for at, text in enumerate(texts):
-        reason: str | None = None
-        if not text:
-            reason = "blank"
-        elif not _DECIMAL.fullmatch(text):
-            reason = "not a finite decimal number"
-        else:
-            values[at] = float(text)
-            if not np.isfinite(values[at]):
-                reason = "too large for a number"
-            elif limits and not limits[0] <= values[at] <= limits[1]:
-                reason = f"outside {limits[0]:g} to {limits[1]:g}"
-        reasons.append(reason)
-    return values, reasons
-
-
-def id_fault(text: str) -> str | None:
-    """Why a text cannot be an id; None if it can."""
-    if not text or text.isspace():
-        return "blank"
-    return "control character" if _CONTROL.search(text) else None
-
-
-def microseconds(text: str) -> int:
-    """Microseconds since 1970 in UTC of an ISO 8601 or epoch-seconds text; `NO_TIME` if it is neither."""
-    if _EPOCH_SECONDS.fullmatch(text):
-        return round(float(text) * 1e6)
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return NO_TIME
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 def _settle(report: IngestReport, rules: Rules, quarantine: Path | None) -> None:
@@ -368,46 +323,34 @@ def encode(
     duplicates: str = "latest",
 ) -> Ratings:
     """Ratings from columns of id texts (in chunks), values and times, by the rule for duplicates."""
-    user, user_ids = _encode(users)
-    item, item_ids = _encode(items)
-    user, item, rating, time = _each_pair_once(user, item, rating, time, duplicates, user_ids, item_ids)
-    return Ratings(user, item, rating, time, user_ids, item_ids)
+    ends = np.cumsum([len(column) for column in users])[:-1]
+    times = [None] * len(users) if time is None else np.split(time, ends)
+    chunks = zip(users, items, np.split(rating, ends), times, strict=True)
+    return _encode_all([_Usable(*chunk) for chunk in chunks], duplicates)
 
 
-def _encode(columns: list[pa.DictionaryArray]) -> tuple[np.ndarray, IdMap]:
-    column = pa.chunked_array(columns).unify_dictionaries().combine_chunks()
-    codes, texts = _codes(column), column.dictionary
-    used = np.zeros(len(texts), dtype=bool)
-    used[codes] = True
-    ids = IdMap.sorted(texts.filter(pa.array(used)))
-    return ids.rows(texts)[codes], ids
+def _encode_all(chunks: list[_Usable], duplicates: str) -> Ratings:
+    """Ratings from chunks, which are taken out of their list to free their memory early."""
+    timed = all(chunk.time is not None for chunk in chunks)
+    user, users = _encode([chunk.user for chunk in chunks])
+    item, items = _encode([chunk.item for chunk in chunks])
+    pieces = [
+        (user.pop(0), item.pop(0), chunk.rating, chunk.time if timed else None)
+        for chunk in (chunks.pop(0) for _ in range(len(chunks)))
+    ]
+    user_rows, item_rows, rating, time = sort_pairs(pieces, users, items, duplicates)
+    return Ratings(user_rows, item_rows, rating, time, users, items)
 
 
-def _each_pair_once(user, item, rating, time, policy: str, users: IdMap, items: IdMap):
-    """Sort by user and item, and make one rating of those that share a pair.
-
-    `latest` keeps the latest time; ties, and files without times, are averaged in the order of their
-    values, so that the order of lines never matters.
-    """
-    pair = user.astype(np.int64) * len(items) + item
-    order = np.argsort(pair, kind="stable")
-    pair = pair[order]
-    first = np.concatenate(([True], pair[1:] != pair[:-1]))
-    if first.all():
-        return user[order], item[order], rating[order], None if time is None else time[order]
-    if policy == "error":
-        again = order[np.flatnonzero(~first)[0]]
-        raise RatingsError(
-            f"user {users[user[again]]}, item {items[item[again]]}: rated more than once; "
-            "remove the repetition, or choose --duplicates latest or mean"
-        )
-    when = np.zeros(len(pair), np.int64) if time is None else time[order]
-    order = order[np.lexsort((rating[order], when, pair))]
-    group = np.cumsum(first) - 1
-    last = np.concatenate((np.flatnonzero(first)[1:], [len(pair)])) - 1
-    when = np.zeros(len(pair), np.int64) if time is None else time[order]
-    counted = when == when[last][group] if policy == "latest" else np.ones(len(pair), dtype=bool)
-    sums = np.bincount(group, weights=np.where(counted, rating[order], 0.0))
-    kept = order[last]
-    mean = sums / np.bincount(group, weights=counted)
-    return user[kept], item[kept], mean, None if time is None else time[kept]
+def _encode(columns: list[pa.DictionaryArray]) -> tuple[list[np.ndarray], IdMap]:
+    """Rows of each chunk, and the ids that occur."""
+    codes = [_codes(column) for column in columns]
+    used = []
+    for column, code in zip(columns, codes, strict=True):
+        occurs = np.zeros(len(column.dictionary), dtype=bool)
+        occurs[code] = True
+        used.append(column.dictionary.filter(pa.array(occurs)))
+    ids = IdMap.sorted(pa.chunked_array(used).unique())
+    rows = ids.rows(pa.chunked_array([column.dictionary for column in columns]))
+    ends = np.cumsum([len(column.dictionary) for column in columns])[:-1]
+    return [row[code] for row, code in zip(np.split(rows, ends), codes, strict=True)], ids

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from mfpipe import sources
+from mfpipe import scanning, sources
+from mfpipe.cores import available_cores, in_order
 from mfpipe.errors import RatingsError
 
 NAMES = {
@@ -29,11 +31,16 @@ NAMES = {
     "time": ("date", "timestamp", "time"),
 }
 DELIMITERS = (",", "\t", ";", "|")
+DISTINCT = ("user", "item", "rating")
+"""Columns of which each distinct text is kept and looked at once."""
 TEXT = pa.dictionary(pa.int32(), pa.string())
 _CONTROL = np.array([b < 32 or b == 127 for b in range(256)])
 _CONTROL[ord("\n")] = False
 _CONTROL_OR_NEWLINE = re.compile(rb"[\x00-\x1f\x7f]")
 ROWS_AT_ONCE = 1 << 18
+MOST_THREADS = 8
+"""More would wait for blocks, and each holds one in memory."""
+T = TypeVar("T")
 
 
 class Fault(NamedTuple):
@@ -48,11 +55,15 @@ class Fault(NamedTuple):
 
 @dataclass
 class Chunk:
-    """Some lines of one file: text columns of equal length, and the faulty lines left out."""
+    """Some lines of one file: text columns of equal length, and the faulty lines left out.
+
+    `lines` are the rows' line numbers in the file, from 1; `faults` are in the order of theirs. Times are a
+    string array, as most may differ, and the other columns dictionary arrays.
+    """
 
     path: Path
-    lines: np.ndarray  # line number in the file of each row, from 1
-    columns: dict[str, pa.DictionaryArray]
+    lines: np.ndarray
+    columns: dict[str, pa.Array]
     faults: list[Fault] = field(default_factory=list)
 
 
@@ -104,16 +115,36 @@ class Columns:
         return positions
 
 
-def read(path: Path, columns: Columns, need_rating: bool = True) -> Iterator[Chunk]:
-    """Chunks of one rating file, in file order.
+def read(
+    path: Path, columns: Columns, then: Callable[[Chunk], T], need_rating: bool = True, threads: int = 0
+) -> Iterator[T]:
+    """What a function makes of each chunk of one rating file, in file order.
+
+    Parameters
+    ----------
+    path : Path
+    columns : Columns
+    then : callable
+        Called with each chunk, on several threads.
+    need_rating : bool
+        Whether a file without a rating column is at fault.
+    threads : int
+        0 for as many as there are cores, up to `MOST_THREADS`.
 
     Raises
     ------
     RatingsError
         For whole-file faults: empty, no usable header, an unclosed quote, damaged containers.
     """
+    threads = threads or min(available_cores(), MOST_THREADS)
+    return in_order(lambda chunk: then(chunk()), _chunks(path, columns, need_rating), threads)
+
+
+def _chunks(path: Path, columns: Columns, need_rating: bool) -> Iterator[Callable[[], Chunk]]:
+    """The chunks, each still to be made by a call."""
     if sources.is_parquet(path):
-        yield from _read_parquet(path, columns, need_rating)
+        for chunk in _read_parquet(path, columns, need_rating):
+            yield partial(_itself, chunk)
         return
     reader = None
     line = 1
@@ -128,12 +159,17 @@ def read(path: Path, columns: Columns, need_rating: bool = True) -> Iterator[Chu
             line, block = line + block[:skipped].count(b"\n"), block[skipped:]
         if b'"' in block:
             # A quote may hold line ends, so from here on records are read one by one.
-            yield from reader.quoted(chain([block], rest), line)
+            for chunk in reader.quoted(chain([block], rest), line):
+                yield partial(_itself, chunk)
             return
-        yield reader.plain(block, line)
+        yield partial(reader.plain, block, line)
         line += block.count(b"\n")
     if reader is None:
         raise RatingsError(f"{path}: empty, or blank lines only")
+
+
+def _itself(chunk: Chunk) -> Chunk:
+    return chunk
 
 
 class _TextReader:
@@ -163,6 +199,17 @@ class _TextReader:
 
     def plain(self, block: bytes, first_line: int) -> Chunk:
         """The rows of whole lines without quotes."""
+        if len(block) >= scanning.COMPILED_FROM and scanning.can_scan(self.delimiter):
+            scanned = scanning.scan(block, self.delimiter, self.width, self.positions, DISTINCT)
+            if scanned.ascii or _is_utf8(block):
+                lines = scanned.lines.astype(np.int64) + first_line
+                odd = scanned.odd_lines.astype(np.int64) + first_line
+                faults = self._lines(scanned.odd, odd).faults if scanned.odd else []
+                return Chunk(self.path, lines, scanned.columns, faults)
+        return self._lines(block, np.arange(first_line, first_line + block.count(b"\n")))
+
+    def _lines(self, block: bytes, lines: np.ndarray) -> Chunk:
+        """The rows of whole lines without quotes that have these numbers."""
         data = np.frombuffer(block, np.uint8)
         ends = np.flatnonzero(data == ord("\n"))
         starts = np.concatenate(([0], ends[:-1] + 1))
@@ -180,7 +227,7 @@ class _TextReader:
                     reasons[int(at)] = "not UTF-8"
         faults = [
             self._fault(
-                first_line + at, reason, block[starts[at] : ends[at]].decode(errors="backslashreplace")
+                int(lines[at]), reason, block[starts[at] : ends[at]].decode(errors="backslashreplace")
             )
             for at, reason in sorted(reasons.items())
         ]
@@ -188,52 +235,35 @@ class _TextReader:
         keep[list(reasons)] = False
         if not keep.all():
             block = data[np.repeat(keep, ends - starts + 1)].tobytes()
-        return Chunk(self.path, first_line + np.flatnonzero(keep), self._columns(block), faults)
+        return Chunk(self.path, lines[keep], self._columns(block), faults)
 
-    def _columns(self, block: bytes) -> dict[str, pa.DictionaryArray]:
+    def _columns(self, block: bytes) -> dict[str, pa.Array]:
         if not block:
-            return {role: pa.array([], TEXT) for role in self.positions}
+            return {role: pa.array([], _kind(role)) for role in self.positions}
         names = [str(position) for position in range(self.width)]
-        wanted = [names[position] for position in self.positions.values()]
+        kinds = {names[position]: _kind(role) for role, position in self.positions.items()}
         table = pyarrow.csv.read_csv(
             pa.BufferReader(block),
             pyarrow.csv.ReadOptions(column_names=names, block_size=len(block) + 1),
             pyarrow.csv.ParseOptions(delimiter=self.delimiter, quote_char=False),
             pyarrow.csv.ConvertOptions(
-                column_types=dict.fromkeys(wanted, TEXT), include_columns=wanted, strings_can_be_null=False
+                column_types=kinds, include_columns=list(kinds), strings_can_be_null=False
             ),
         )
         return {role: _one(table[str(position)]) for role, position in self.positions.items()}
 
     def quoted(self, blocks: Iterable[bytes], first_line: int) -> Iterator[Chunk]:
-        """The rows of records that may hold quotes, read by the standard library's reader."""
-        text = (
-            line + "\n"
-            for block in blocks
-            for line in block.decode(errors="surrogateescape").split("\n")[:-1]
-        )
-        records = csv.reader(text, delimiter=self.delimiter, strict=True)
+        """The rows of records that may hold quotes; such a record is read by the standard library's reader.
+
+        A line without a quote is judged as `plain` would, so that it does not matter whether one stands in
+        the same block.
+        """
         rows: list[list[str]] = []
         lines: list[int] = []
         faults: list[Fault] = []
-        while True:
-            line = first_line + records.line_num
-            try:
-                record = next(records)
-            except StopIteration:
-                break
-            except csv.Error as error:
-                if "unexpected end" in str(error) or "field limit" in str(error):
-                    raise RatingsError(
-                        f"{self.path}, line {line}: a quote that is opened here is never closed"
-                    ) from error
-                faults.append(self._fault(line, f"misplaced quote ({error})", ""))
-                continue
-            if not record:
-                continue
-            reason = self._record_fault(record)
-            if reason:
-                faults.append(self._fault(line, reason, self.delimiter.join(record)))
+        for line, record, fault in self._records(blocks, first_line):
+            if fault:
+                faults.append(self._fault(line, fault, _printed(self.delimiter.join(record))))
             else:
                 rows.append([record[position] for position in self.positions.values()])
                 lines.append(line)
@@ -242,19 +272,43 @@ class _TextReader:
                 rows, lines, faults = [], [], []
         yield self._quoted_chunk(rows, lines, faults)
 
+    def _records(
+        self, blocks: Iterable[bytes], first_line: int
+    ) -> Iterator[tuple[int, list[str], str | None]]:
+        """Line number, fields and fault of each record that is not blank."""
+        text = (line for block in blocks for line in block.decode(errors="surrogateescape").split("\n")[:-1])
+        numbered = enumerate(text, first_line)
+        for number, line in numbered:
+            if '"' not in line:
+                if line:
+                    record = line.split(self.delimiter)
+                    yield number, record, self._record_fault(record)
+                continue
+            rest = (further + "\n" for _, further in numbered)
+            try:
+                record = next(csv.reader(chain([line + "\n"], rest), delimiter=self.delimiter, strict=True))
+            except csv.Error as error:
+                if "unexpected end" in str(error) or "field limit" in str(error):
+                    raise RatingsError(
+                        f"{self.path}, line {number}: a quote that is opened here is never closed"
+                    ) from error
+                yield number, [], f"misplaced quote ({error})"
+            else:
+                yield number, record, self._record_fault(record)
+
     def _record_fault(self, record: list[str]) -> str | None:
-        if len(record) != self.width:
-            return self._width_fault(len(record))
         try:
             data = "".join(record).encode()
         except UnicodeEncodeError:
             return "not UTF-8"
-        return "control character" if _CONTROL_OR_NEWLINE.search(data) else None
+        if _CONTROL_OR_NEWLINE.search(data):
+            return "control character"
+        return None if len(record) == self.width else self._width_fault(len(record))
 
     def _quoted_chunk(self, rows, lines, faults) -> Chunk:
         columns = zip(*rows, strict=True) if rows else ([] for _ in self.positions)
         arrays = {
-            role: pa.array(column, pa.string()).dictionary_encode()
+            role: _encoded(role, pa.array(column, pa.string()))
             for role, column in zip(self.positions, columns, strict=True)
         }
         return Chunk(self.path, np.array(lines, dtype=np.int64), arrays, faults)
@@ -274,7 +328,20 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
-def _one(column: pa.ChunkedArray) -> pa.DictionaryArray:
+def _kind(role: str) -> pa.DataType:
+    return TEXT if role in DISTINCT else pa.string()
+
+
+def _encoded(role: str, texts: pa.StringArray) -> pa.Array:
+    return texts.dictionary_encode() if role in DISTINCT else texts
+
+
+def _printed(text: str) -> str:
+    """The text with each byte that was no UTF-8 as its escape."""
+    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def _one(column: pa.ChunkedArray) -> pa.Array:
     column = column.unify_dictionaries().combine_chunks()
     return column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
 
@@ -293,7 +360,7 @@ def _read_parquet(path: Path, columns: Columns, need_rating: bool) -> Iterator[C
                 )
         first = 1
         for batch in file.iter_batches(ROWS_AT_ONCE, columns=sorted(set(names.values()))):
-            arrays = {role: _as_text(batch.column(name)) for role, name in names.items()}
+            arrays = {role: _encoded(role, _as_text(batch.column(name))) for role, name in names.items()}
             yield Chunk(path, np.arange(first, first + len(batch)), arrays)
             first += len(batch)
     except (pa.ArrowException, OSError) as error:
@@ -306,7 +373,7 @@ def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
-def _as_text(column: pa.Array) -> pa.DictionaryArray:
+def _as_text(column: pa.Array) -> pa.StringArray:
     if pa.types.is_float32(column.type) or pa.types.is_float16(column.type):
         column = column.cast(pa.float64())
-    return column.cast(pa.string()).fill_null("").dictionary_encode()
+    return column.cast(pa.string()).fill_null("")

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from mfpipe import sources
 from mfpipe.errors import ParameterError, RatingsError
-from mfpipe.ratings import NO_TIME, Rules, ingest, microseconds, read_test
+from mfpipe.ratings import Rules, ingest, read_test
 from mfpipe.reading import Columns
+from mfpipe.texts import NO_TIME, microseconds
 from tests.make import write
 
 ANY = Rules(max_bad_fraction=1.0)
