@@ -176,10 +176,12 @@ def run(case: Case, command: Sequence[str | Path], env: dict[str, str] | None = 
         return {"failed": f"exit code {seen.returncode}: {last[0].strip() if last else 'no message'}"}
     said = seen.events["result"][1]
     loaded, prepared, fitted = (seen.at(name) for name in ("loaded", "prepared", "fitted"))
-    seconds = said.pop("seconds") or _between_lines(seen, said.get("iteration_line", ""))
+    seconds = said.pop("seconds")
+    first = seconds[0] if len(seconds) > 1 else None
+    lines = said.pop("iteration_line", "")
     return {
-        "seconds": seconds[1:] if len(seconds) > 1 else seconds,
-        "first": seconds[0] if seconds else None,
+        "seconds": seconds[1:] or seconds or _between_lines(seen, lines),
+        "first": first,
         "prepare": prepared - loaded,
         "fit": fitted - prepared,
         "whole": seen.seconds,

@@ -1,6 +1,7 @@
 """cmfrec's CMF without side information or biases: exact by Cholesky, or three conjugate-gradient steps."""
 
 import peer
+from cmfrec import CMF
 from scipy.sparse import coo_matrix
 
 
@@ -35,8 +36,6 @@ def prepare(data, options):
 
 def fit(matrix, options, iterations, steps):
     """One fit; the library prints a line after each iteration."""
-    from cmfrec import CMF
-
     model = CMF(niter=iterations, **settings(options)).fit(matrix)
     return peer.Factors(model.A_, model.B_)
 

@@ -1,7 +1,9 @@
 """implicit's ALS. Its model is another one: it has no ratings, only confidences, and fits the empty cells too."""
 
 import peer
+from implicit.cpu.als import AlternatingLeastSquares
 from scipy.sparse import csr_matrix
+from threadpoolctl import threadpool_limits
 
 
 def settings(options) -> dict:
@@ -12,7 +14,6 @@ def settings(options) -> dict:
         "alpha": 1.0,
         "use_native": True,
         "use_cg": options.solver == "cg",
-        "use_gpu": False,
         "num_threads": options.threads,
         "random_state": 1,
     }
@@ -25,13 +26,8 @@ def prepare(data, options):
 
 def fit(matrix, options, iterations, steps):
     """One fit; the library calls back after each iteration."""
-    from implicit.als import AlternatingLeastSquares
-    from threadpoolctl import threadpool_limits
-
     with threadpool_limits(1, "blas"):
-        model = AlternatingLeastSquares(iterations=iterations, **{
-            key: value for key, value in settings(options).items() if key != "use_gpu"
-        })
+        model = AlternatingLeastSquares(iterations=iterations, **settings(options))
         steps.restart()
         model.fit(matrix, show_progress=False, callback=lambda *_: steps.done())
     return peer.Factors(model.user_factors, model.item_factors)

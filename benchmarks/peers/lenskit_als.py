@@ -1,41 +1,34 @@
 """LensKit's explicit ALS (BiasedMFScorer, exact, Rust), with biases damped away."""
 
-import os
-
 import numpy as np
+import pandas as pd
 import peer
+from lenskit.als import BiasedMFScorer
+from lenskit.data import from_interactions_df
+from lenskit.training import TrainingOptions
 
 DAMPING = 1e15  # biases are Σ residuals / (n + damping): zero in float32, so only the mean is left
 
 
 def settings(options) -> dict:
-    """What decides the objective and the threads."""
+    """What is not its default, and what decides the objective."""
     return {
         "embedding_size": options.rank,
         "regularization": options.regularization,
         "damping": DAMPING,
         "user_embeddings": "prefer",
-        "LK_NUM_THREADS": options.threads,
     }
 
 
 def prepare(data, options):
     """A LensKit data set."""
-    os.environ.update(LK_NUM_THREADS=str(options.threads), LK_NUM_BACKEND_THREADS="1", LK_NUM_PROCS="1")
-    import pandas as pd
-    from lenskit.data import from_interactions_df
-
     frame = pd.DataFrame({"user_id": data.user, "item_id": data.item, "rating": data.target})
     return from_interactions_df(frame)
 
 
 def fit(dataset, options, iterations, steps):
     """Epoch by epoch, as its own training loop does."""
-    from lenskit.als import BiasedMFScorer
-    from lenskit.training import TrainingOptions
-
-    chosen = {key: value for key, value in settings(options).items() if key.islower()}
-    scorer = BiasedMFScorer(epochs=iterations, **chosen)
+    scorer = BiasedMFScorer(epochs=iterations, **settings(options))
     trainer = scorer.create_trainer(dataset, TrainingOptions(rng=1))
 
     def factors():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import peer
+from libmf import mf
 
 
 def settings(options) -> dict:
@@ -28,8 +29,6 @@ def prepare(data, options):
 
 def fit(triples, options, iterations, steps):
     """One fit; the library prints a line after each iteration."""
-    from libmf import mf
-
     engine = mf.MF(nr_iters=iterations, **settings(options))
     engine.fit(triples)
     return peer.Factors(np.array(engine.p_factors()), np.array(engine.q_factors()))

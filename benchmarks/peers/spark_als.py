@@ -8,6 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import peer
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark.ml.recommendation import ALS
+from pyspark.sql import SparkSession, functions
 
 MEMORY = os.environ.get("MFPIPE_BENCH_SPARK_MEMORY", "8g")
 
@@ -27,8 +31,6 @@ def settings(options) -> dict:
 
 def session(options):
     """A local Spark with as many cores as there are threads."""
-    from pyspark.sql import SparkSession
-
     os.environ["PYSPARK_PYTHON"] = sys.executable
     started = (
         SparkSession.builder.master(f"local[{options.threads}]")
@@ -47,9 +49,6 @@ def prepare(data, options):
     """A cached Spark data frame, through a Parquet file: made from pandas it would take minutes."""
     if not isinstance(data, peer.Data):
         return data
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     file = str(Path(tempfile.mkdtemp(prefix="mfpipe-bench-")) / "ratings.parquet")
     pq.write_table(pa.table({"user": data.user, "item": data.item, "rating": data.target}), file)
     frame = session(options).read.parquet(file).cache()
@@ -59,8 +58,6 @@ def prepare(data, options):
 
 def read_csv(options):
     """Spark reads the file itself."""
-    from pyspark.sql import functions
-
     frame = session(options).read.csv(options.csv, header=True, schema="user INT, item INT, rating FLOAT")
     mean = frame.select(functions.mean("rating")).first()[0]
     centred = frame.withColumn("rating", functions.col("rating") - float(mean)).cache()
@@ -96,8 +93,6 @@ def fit(state, options, iterations, steps):
 
 
 def _fit(frame, options, iterations):
-    from pyspark.ml.recommendation import ALS
-
     return ALS(
         userCol="user", itemCol="item", ratingCol="rating", maxIter=iterations, **settings(options)
     ).fit(frame)

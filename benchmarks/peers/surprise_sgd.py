@@ -1,7 +1,9 @@
 """Surprise's SVD: stochastic gradient descent on one thread, with biases as is its default."""
 
 import numpy as np
+import pandas as pd
 import peer
+from surprise import SVD, Dataset, Reader
 
 
 def settings(options) -> dict:
@@ -18,9 +20,6 @@ def settings(options) -> dict:
 
 def prepare(data, options):
     """A Surprise training set, which is Python lists and dicts."""
-    import pandas as pd
-    from surprise import Dataset, Reader
-
     frame = pd.DataFrame({"user": data.user, "item": data.item, "rating": data.target})
     low, high = float(data.target.min()), float(data.target.max())
     return Dataset.load_from_df(frame, Reader(rating_scale=(low, high))).build_full_trainset()
@@ -28,8 +27,6 @@ def prepare(data, options):
 
 def fit(trainset, options, iterations, steps):
     """One fit; the library prints a line before each epoch."""
-    from surprise import SVD
-
     model = SVD(n_epochs=iterations, **settings(options)).fit(trainset)
     users = np.array([trainset.to_inner_uid(u) for u in range(trainset.n_users)])
     items = np.array([trainset.to_inner_iid(i) for i in range(trainset.n_items)])
