@@ -24,8 +24,8 @@ check: .stamps/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .stamps/core
-	$(BIN)/python -m benchmarks.overhead
+bench: .stamps/dev
+	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(BENCH)
 
 # Hashes are checked first, then the project itself comes without its dependencies: pip does both
 # only in two steps.

@@ -1,8 +1,8 @@
 """Run the benchmark, and write results.json and report.html.
 
-    python -m benchmarks                     # everything; hours
-    python -m benchmarks --plan must-show    # the figures that must be shown
-    python -m benchmarks --plan quick        # every section on small data, minutes
+python -m benchmarks                     # everything; hours
+python -m benchmarks --plan must-show    # the figures that must be shown
+python -m benchmarks --plan quick        # every section on small data, minutes
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import mfpipe
-from benchmarks import data, machine, overhead, plan, whole
+from benchmarks import data, homework, machine, overhead, plan, whole
 from benchmarks.environments import PEERS, PEERS_BY_NAME, install, pinned_version, python_of
 from benchmarks.judge import judge
 from benchmarks.measure import Case, interleave, run
@@ -31,10 +31,14 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_const", const="quick", dest="plan", help="--plan quick")
     parser.add_argument("--sets", type=_names, help=f"of {','.join(data.NAMES)} (full plan only)")
     parser.add_argument("--ranks", type=_numbers, help="default: 16,64,128 (full plan only)")
-    parser.add_argument("--peers", type=_names, help=f"of {','.join(PEERS_BY_NAME)}, or none; default: the plan's")
+    parser.add_argument(
+        "--peers", type=_names, help=f"of {','.join(PEERS_BY_NAME)}, or none; default: the plan's"
+    )
     parser.add_argument("--repeats", type=int, help="interleaved rounds; default: the plan's")
     parser.add_argument("--sections", type=_names, help="only these, of the sections in results.json")
-    parser.add_argument("--resume", action="store_true", help="keep the sections that results.json already has")
+    parser.add_argument(
+        "--resume", action="store_true", help="keep the sections that results.json already has"
+    )
     parser.add_argument("--out", type=Path, help="default: $MFPIPE_BENCH/results, build/bench/results")
     options = parser.parse_args(words)
     for name in options.sets or ():
@@ -116,13 +120,19 @@ def _sections(chosen: plan.Plan, usable: list[str], repeats: int, results: dict)
         "roofline": lambda: _roofline(chosen, results),
     }
     for name, groups in chosen.groups.items():
-        work[name] = partial(_groups, groups, present, repeats, chosen.most_seconds)
-    work["reach"] = partial(_reach, chosen.reach, present)
+        work[name] = partial(_groups, groups, present, repeats, chosen)
+    work["reach"] = partial(_groups, [chosen.reach], present, 1, chosen)
     if chosen.whole:
         work["whole"] = lambda: whole.from_csv(
-            **chosen.whole, reached=results["sections"].get("reach", []), repeats=repeats, say=say
+            chosen.whole["set"],
+            chosen.whole["rank"],
+            results["sections"].get("reach", []),
+            repeats,
+            say,
+            chosen.most_seconds,
+            chosen.limit,
         )
-    work["homework"] = lambda: whole.homework(chosen.homework_runs, usable, say)
+    work["homework"] = lambda: homework.measured(chosen.homework_runs, usable, say)
     work["overhead"] = lambda: overhead.measured(rounds=1 if chosen.name == "quick" else 3)
     return work
 
@@ -133,33 +143,36 @@ def _cases(chosen: plan.Plan) -> list[Case]:
 
 
 def _roofline(chosen: plan.Plan, results: dict) -> dict:
-    rates = machine.measured(list(chosen.machine_ranks), 1 if chosen.name == "quick" else 5, chosen.name == "quick")
+    rates = machine.measured(
+        list(chosen.machine_ranks), 1 if chosen.name == "quick" else 5, chosen.name == "quick"
+    )
     pairs = {(case.set, case.rank) for case in _cases(chosen) if case.section == "peers"}
     needs = []
     for name, rank in sorted(pairs, key=lambda pair: (data.NAMES.index(pair[0]), pair[1])):
-        needs.append({"set": name, "rank": rank, **machine.arithmetic(data.load(data.triples_file(name)), rank)})
+        needs.append(
+            {"set": name, "rank": rank, **machine.arithmetic(data.load(data.triples_file(name)), rank)}
+        )
     return {"rates": rates, "needs": needs}
 
 
-def _groups(groups: list[list[Case]], present: set[str], repeats: int, most_seconds: float) -> list[dict]:
+def _groups(groups: list[list[Case]], present: set[str], repeats: int, chosen: plan.Plan) -> list[dict]:
+    run_one = partial(run_case, limit=chosen.limit)
     rows = []
     for group in groups:
         cases = [case for case in group if case.system in present]
-        rows += interleave(cases, run_case, repeats, most_seconds, say)
+        rows += interleave(cases, run_one, repeats, chosen.most_seconds, say)
     return rows
 
 
-def _reach(cases: list[Case], present: set[str]) -> list[dict]:
-    return interleave([case for case in cases if case.system in present], run_case, 1, 0, say)
-
-
-def run_case(case: Case, repeat: int) -> dict:
+def run_case(case: Case, repeat: int, limit: float) -> dict:
     """Run a case, and the first time judge the factors it ends with."""
     with tempfile.TemporaryDirectory(prefix="mfpipe-bench-") as made:
         factors = Path(made) / "factors.npz"
         keeps = repeat == 0 and case.section in ("peers", "models")
-        found = run(case, _command(case, factors if keeps else None), whole.environment(case.system, case.threads))
-        if keeps and "failed" not in found and (case.system == "mfpipe" or PEERS_BY_NAME[case.system].predicts):
+        words = _command(case, factors if keeps else None)
+        found = run(case, words, whole.environment(case.system, case.threads), limit)
+        predicts = case.system == "mfpipe" or PEERS_BY_NAME[case.system].predicts
+        if keeps and predicts and "failed" not in found:
             triples = data.load(data.triples_file(case.set))
             found["quality"] = judge(factors, triples, case.regularization)
     return found

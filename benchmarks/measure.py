@@ -1,4 +1,4 @@
-"""Runs a case in a process of its own and notes seconds, peak memory and what it reached; interleaves cases."""
+"""Runs cases in processes of their own, interleaved, and notes seconds, memory and what they reached."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -17,8 +18,9 @@ import numpy as np
 import psutil
 
 SAMPLE_SECONDS = 0.02
+FAILURES = 2
 FAMILY_SECONDS = 0.25  # how often new child processes are looked for
-MOST_SECONDS = 1800
+MOST_SECONDS = 1800  # of one process, unless a plan says less
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,16 @@ class Observed:
                 said = json.loads(line)
                 self.events[said.pop("event")] = (at, said)
 
+    @property
+    def failure(self) -> str | None:
+        """Why the process came to nothing; None if it did not."""
+        if self.timed_out:
+            return f"stopped after {self.seconds:.0f} s without an end"
+        if self.returncode:
+            last = [line for line in self.tail.strip().splitlines() if line.strip()][-1:]
+            return f"exit code {self.returncode}: {last[0].strip()[:300] if last else 'no message'}"
+        return None
+
     def at(self, event: str) -> float:
         return self.events[event][0]
 
@@ -102,53 +114,79 @@ def observe(
             os.sched_setaffinity(0, allowed[:cores])
 
     lines: list[tuple[float, str]] = []
-    with tempfile.TemporaryFile("w+") as errors:
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            [sys.executable, "-S", "-c", STAMP], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as stamp,
+    ):
+        assert stamp.stdin is not None
+        assert stamp.stdout is not None
+        stamp.stdout.readline()  # it is ready
         began = time.perf_counter()
         process = psutil.Popen(
             [str(word) for word in command],
-            stdout=subprocess.PIPE,
+            stdout=stamp.stdin,
             stderr=errors,
-            text=True,
-            errors="replace",
             env=os.environ | {"PYTHONUNBUFFERED": "1"} | (env or {}),
             preexec_fn=hold,
             cwd=cwd,
         )
-        reader = threading.Thread(target=_read, args=(process.stdout, lines, began))
+        stamp.stdin.close()
+        reader = threading.Thread(target=_read, args=(stamp.stdout, lines, began))
         reader.start()
-        memory, timed_out = _watch(process, began, most_seconds)
-        seconds = time.perf_counter() - began
+        memory, seconds = _watch(process, began, most_seconds)
         reader.join()
         errors.seek(0)
         tail = errors.read()[-2000:]
-    return Observed(seconds, process.returncode, lines, memory, tail, timed_out)
+    return Observed(seconds, process.returncode, lines, memory, tail, seconds > most_seconds)
+
+
+# A process of its own notes when a line arrives: here it would wait for whoever holds the interpreter.
+STAMP = """import sys, time
+print(flush=True)
+sys.stdin.reconfigure(errors="replace")
+for line in iter(sys.stdin.readline, ""):
+    print(time.perf_counter(), line, end="" if line.endswith("\\n") else "\\n", flush=True)
+"""
 
 
 def _read(stream, lines: list[tuple[float, str]], began: float) -> None:
     for line in stream:
-        lines.append((time.perf_counter() - began, line.rstrip("\n")))
+        at, _, text = line.rstrip("\n").partition(" ")
+        lines.append((float(at) - began, text))
 
 
-def _watch(process, began: float, most_seconds: float) -> tuple[list[tuple[float, int]], bool]:
-    """Sample the tree's resident memory until it ends, or is stopped for taking too long."""
+def _watch(process, began: float, most_seconds: float) -> tuple[list[tuple[float, int]], float]:
+    """Sample the tree's resident memory until it ends, or is stopped for taking too long; its seconds."""
     memory: list[tuple[float, int]] = []
     family: list[psutil.Process] = [process]
+    ended = threading.Event()
+    finished = [0.0]
+
+    def wait() -> None:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        finished[0] = time.perf_counter() - began
+        ended.set()
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
     looked = 0.0
-    while process.poll() is None:
+    while not ended.wait(SAMPLE_SECONDS):
         now = time.perf_counter() - began
-        if now > most_seconds:
-            for each in family[::-1]:
-                each.kill()
-            process.wait()
-            return memory, True
         try:
             if now - looked > FAMILY_SECONDS:
                 family, looked = [process, *process.children(recursive=True)], now
             memory.append((now, sum(map(_resident, family))))
+            if now > most_seconds:
+                for each in family[::-1]:
+                    each.kill()
+                break
         except psutil.NoSuchProcess:
             pass
-        time.sleep(SAMPLE_SECONDS)
-    return memory, False
+    waiter.join()
+    process.wait()
+    return memory, finished[0]
 
 
 def _resident(process: psutil.Process) -> int:
@@ -158,7 +196,12 @@ def _resident(process: psutil.Process) -> int:
         return 0
 
 
-def run(case: Case, command: Sequence[str | Path], env: dict[str, str] | None = None) -> dict:
+def run(
+    case: Case,
+    command: Sequence[str | Path],
+    env: dict[str, str] | None = None,
+    most_seconds: float = MOST_SECONDS,
+) -> dict:
     """One run of a case: `seconds` of each iteration after the first, memory in bytes, and what it said.
 
     Returns
@@ -168,12 +211,11 @@ def run(case: Case, command: Sequence[str | Path], env: dict[str, str] | None = 
         `whole` seconds, `peak` (most memory in the fit, above the loaded ratings), `peak_in_fit` (above
         what there was when everything was prepared), `reached`, `said`.
     """
-    seen = observe(command, case.threads, env)
-    if seen.timed_out:
-        return {"failed": f"stopped after {MOST_SECONDS} s"}
-    if seen.returncode or "result" not in seen.events:
-        last = [line for line in seen.tail.strip().splitlines() if line.strip()][-1:]
-        return {"failed": f"exit code {seen.returncode}: {last[0].strip() if last else 'no message'}"}
+    seen = observe(command, case.threads, env, most_seconds)
+    if seen.failure is not None:
+        return {"failed": seen.failure}
+    if "result" not in seen.events:
+        return {"failed": "ended without a result"}
     said = seen.events["result"][1]
     loaded, prepared, fitted = (seen.at(name) for name in ("loaded", "prepared", "fitted"))
     seconds = said.pop("seconds")
@@ -223,19 +265,21 @@ def interleave(
     Returns
     -------
     list of dict
-        For each case its record with `runs`, and `failed` where its last run did.
+        For each case its record and its runs' medians, see `summed`; `failures` says why runs came to
+        nothing, and `failed` that none came to anything. After two failures a case is not run again.
     """
-    rows = [case.record() | {"runs": []} for case in cases]
+    cases = list(cases)
+    rows = [case.record() | {"runs": [], "failures": []} for case in cases]
     spent = [0.0] * len(rows)
     for repeat in range(repeats):
         for at, case in enumerate(cases):
-            if "failed" in rows[at] or (repeat and spent[at] > most_seconds):
+            if len(rows[at]["failures"]) == FAILURES or (repeat and spent[at] > most_seconds):
                 continue
             began = time.perf_counter()
             made = run_one(case, repeat)
             spent[at] += time.perf_counter() - began
             if "failed" in made:
-                rows[at]["failed"] = made["failed"]
+                rows[at]["failures"].append(made["failed"])
             else:
                 rows[at]["runs"].append(made)
             say(_in_words(case, made, repeat))
@@ -253,7 +297,7 @@ def summed(row: dict) -> dict:
     """A row's runs as medians with their smallest and largest."""
     runs = row.pop("runs")
     if not runs:
-        return row
+        return row | {"failed": row["failures"][0]}
     seconds = [second for run in runs for second in run["seconds"]]
     keep = {"seconds": three(seconds), "repeats": len(runs), "said": runs[0]["said"]}
     for name in ("first", "prepare", "fit", "whole", "peak", "peak_in_fit"):

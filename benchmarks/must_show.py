@@ -49,7 +49,7 @@ def _ratio(slow: dict, fast: dict) -> tuple[float, str]:
 def _compared(
     sections: dict, what: str, set_: str, targets: dict[int, tuple[float, str]], system: str, solver: str = ""
 ) -> Iterator[Figure]:
-    """mfpipe against one package at several ranks: time an iteration, and RMSE where objectives agree."""
+    """Mfpipe against one package at several ranks: time an iteration, and RMSE where objectives agree."""
     match = {"solver": solver} if solver else {}
     for rank, (target, words) in targets.items():
         ours = rows(sections, "peers", set=set_, rank=rank, system="mfpipe")
@@ -85,7 +85,7 @@ def against_lenskit(sections: dict) -> Iterator[Figure]:
 
 
 def against_cmfrec(sections: dict) -> Iterator[Figure]:
-    exact = {rank: (12.0, "≥ 12×") for rank in (16, 64, 128)}
+    exact = dict.fromkeys((16, 64, 128), (12.0, "≥ 12×"))
     yield from _compared(
         sections, "exact ALS, 10 M set, against cmfrec's exact solver", "10m", exact, "cmfrec", "cholesky"
     )
@@ -155,7 +155,10 @@ def limits(sections: dict) -> list[dict]:
 
 
 def from_csv(sections: dict) -> Iterator[Figure]:
-    name, target = "CSV to stored model, whole process, 10 M set, rank 32", "at most half of the fastest peer's"
+    name, target = (
+        "CSV to stored model, whole process, 10 M set, rank 32",
+        "at most half of the fastest peer's",
+    )
     whole = sections.get("whole")
     if not whole or (whole["set"], whole["rank"]) != ("10m", 32) or whole["goal"] is None:
         yield Figure(name, target, "not measured in this run", None)
@@ -175,7 +178,8 @@ def _whole_in_words(row: dict) -> str:
     name = " ".join(filter(None, (row["system"], row["model"], row["solver"])))
     if row["seconds"]:
         return f"{name} {median(row):.3g} s ({row['iterations']} iterations)"
-    return f"{name} {row.get('failed') or 'never comes to it, %.4f at best' % row['best']}"
+    never = f"never comes to it, {row['best']:.4f} at best"
+    return f"{name} {row.get('failed') or never}"
 
 
 def places(sections: dict) -> Iterator[Figure]:
@@ -234,7 +238,10 @@ def _place(row: dict) -> str:
 
 def homework(sections: dict) -> Iterator[Figure]:
     found = sections.get("homework") or {}
-    first, second = "homework data, whole process from the shell", "the serial loop, one iteration of the homework"
+    first, second = (
+        "homework data, whole process from the shell",
+        "the serial loop, one iteration of the homework",
+    )
     if "rows" not in found:
         yield Figure(first, "< 2.5 s", found.get("skipped", "not measured in this run"), None)
         yield Figure(second, "the ratio", found.get("skipped", "not measured in this run"), None)

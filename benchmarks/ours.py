@@ -1,6 +1,6 @@
 """One fit by mfpipe, in a process of its own, speaking as the scripts in `benchmarks/peers` do.
 
-    python -m benchmarks.ours --ratings SET.npz --rank 64 --iterations 5 …
+python -m benchmarks.ours --ratings SET.npz --rank 64 --iterations 5 …
 """
 
 from __future__ import annotations
@@ -102,7 +102,11 @@ def _factors(fitted: Fit, rank: int) -> dict:
 def _reached(fitted: Fit, wanted: list[int]) -> list[dict]:
     seconds = np.cumsum([record["seconds"] for record in fitted.history])
     return [
-        {"iterations": n, "seconds": float(seconds[n - 1]), "held_out_rmse": fitted.history[n - 1]["test_rmse"]}
+        {
+            "iterations": n,
+            "seconds": float(seconds[n - 1]),
+            "held_out_rmse": fitted.history[n - 1]["test_rmse"],
+        }
         for n in wanted
     ]
 

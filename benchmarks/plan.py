@@ -29,6 +29,7 @@ REACH_BY_FITS = {"cmfrec": "2,3,4,6,8", "spark": "2,4,6,8", "surprise": "5,10,20
 class Plan:
     """What a run of the benchmark does.
 
+    A case is repeated until it has taken `most_seconds` in all; a process is stopped after `limit` seconds.
     `groups` are, by section, groups of cases that are interleaved. `reach` are cases whose held-out RMSE is
     watched; `whole` says the set and rank of the runs from CSV to stored model.
     """
@@ -36,6 +37,7 @@ class Plan:
     name: str
     repeats: int
     most_seconds: float
+    limit: float
     groups: dict[str, list[list[Case]]] = field(default_factory=dict)
     reach: list[Case] = field(default_factory=list)
     whole: dict = field(default_factory=dict)
@@ -62,7 +64,7 @@ def theirs(name: str, solver: str, set_: str, rank: int, section: str) -> Case:
 
 
 def against(set_: str, rank: int, peers: Sequence[str], section: str = "peers") -> list[Case]:
-    """mfpipe and every solver of the packages, to be interleaved."""
+    """Mfpipe and every solver of the packages, to be interleaved."""
     found = [ours(set_, rank, section)]
     for name in peers:
         found += [theirs(name, solver, set_, rank, section) for solver in PEERS_BY_NAME[name].solvers]
@@ -72,9 +74,7 @@ def against(set_: str, rank: int, peers: Sequence[str], section: str = "peers") 
 def reaching(set_: str, rank: int, peers: Sequence[str], models: Sequence[str] = ("als",)) -> list[Case]:
     """Cases whose held-out RMSE is watched, iteration by iteration."""
     last = int(REACH["mfpipe"].rsplit(",", 1)[-1])
-    found = [
-        ours(set_, rank, "reach", iterations=last, model=model, at=REACH["mfpipe"]) for model in models
-    ]
+    found = [ours(set_, rank, "reach", iterations=last, model=model, at=REACH["mfpipe"]) for model in models]
     for name in peers:
         at = REACH.get(name) or REACH_BY_FITS.get(name)
         if at is None:
@@ -88,7 +88,7 @@ def reaching(set_: str, rank: int, peers: Sequence[str], models: Sequence[str] =
 
 
 def places(set_: str, rank: int, section: str = "places", **more) -> list[Case]:
-    """mfpipe in every place it can run."""
+    """Mfpipe in every place it can run."""
     return [
         ours(set_, rank, section, cluster="serial", partitions=8, threads=1, **more),
         ours(set_, rank, section, cluster="threads", partitions=8, **more),
@@ -135,6 +135,7 @@ def must_show(set_: str = "10m", short: str = "2m") -> Plan:
         "must-show",
         repeats=2,
         most_seconds=60,
+        limit=300,
         groups={
             "peers": [
                 *[against(set_, rank, exact) for rank in (16, 64, 128)],
@@ -160,12 +161,15 @@ def full(sets: Sequence[str], ranks: Sequence[int], peers: Sequence[str]) -> Pla
         "full",
         repeats=3,
         most_seconds=150,
+        limit=1800,
         groups={
             "peers": [against(name, rank, peers) for name in small for rank in ranks],
             "places": [places(large, rank) for rank in ranks],
             "models": [models(large, rank) for rank in ranks],
             "grid": grid("2m" if "2m" in sets else sets[0], ranks),
-            "cost": cost([n for n in sets if n != "homework"], (4, 8, 16, 32, 64, 128, 256), (2, 4, 8, 16, 32, 64)),
+            "cost": cost(
+                [n for n in sets if n != "homework"], (4, 8, 16, 32, 64, 128, 256), (2, 4, 8, 16, 32, 64)
+            ),
         },
         reach=[
             *[case for rank in ranks if rank != 32 for case in reaching(large, rank, ("cmfrec",))],
@@ -183,6 +187,7 @@ def quick(peers: Sequence[str], set_: str = "100k") -> Plan:
         "quick",
         repeats=1,
         most_seconds=10,
+        limit=60,
         groups={
             "peers": [against(set_, 16, peers)],
             "places": [places(set_, 16)],

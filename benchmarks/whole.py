@@ -1,8 +1,7 @@
-"""Whole processes: from a CSV file to a stored model, and the homework's job from the shell."""
+"""Whole processes, from a CSV file to a stored model."""
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -11,14 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import data
-from benchmarks.data import HERE, csv_files, homework_files
+from benchmarks.data import HERE, csv_files
 from benchmarks.environments import PEERS, PEERS_BY_NAME, python_of
 from benchmarks.judge import predicted
-from benchmarks.measure import MOST_SECONDS, Observed, observe, three
+from benchmarks.measure import MOST_SECONDS, observe, three
 
 WITHIN = 1.005  # of the best held-out RMSE that any peer reached
 MFPIPE = (sys.executable, "-m", "mfpipe")
-HOMEWORK_FLAGS = ("--cluster", "threads", "--rank", "5", "--max-iter", "20", "--tol", "0", "--name", "homework")
 
 
 def goals(reached: Sequence[dict], rank: int) -> tuple[float | None, list[dict]]:
@@ -56,6 +54,8 @@ def from_csv(
     reached: Sequence[dict],
     repeats: int,
     say: Callable[[str], None],
+    most_seconds: float = MOST_SECONDS,
+    limit: float = MOST_SECONDS,
     regularization: float = 0.05,
 ) -> dict:
     """Seconds from CSV to stored model with each system's own number of iterations, interleaved."""
@@ -65,13 +65,15 @@ def from_csv(
     with tempfile.TemporaryDirectory(prefix="mfpipe-bench-", dir=data.home()) as made:
         for repeat in range(repeats):
             for at, row in enumerate(rows):
-                if row["iterations"] is None or "failed" in row:
+                if row["iterations"] is None or "failed" in row or sum(seconds[at]) > most_seconds:
                     continue
-                command = _command(row, train, rank, regularization, Path(made))
-                seen = observe(command, 2, environment(row["system"]), cwd=HERE)
-                row["command"] = " ".join(Path(word).name if "/" in word else word for word in map(str, command))
-                if seen.returncode or seen.timed_out:
-                    row["failed"] = _reason(seen)
+                words = command(row, train, rank, regularization, Path(made))
+                seen = observe(words, 2, environment(row["system"]), limit, HERE)
+                row["command"] = " ".join(
+                    Path(word).name if "/" in word else word for word in map(str, words)
+                )
+                if seen.failure is not None:
+                    row["failed"] = seen.failure
                     say(f"{row['system']} from CSV: {row['failed']}")
                     continue
                 seconds[at].append(seen.seconds)
@@ -97,13 +99,14 @@ def environment(system: str, threads: int = 2) -> dict[str, str]:
     }
 
 
-def _command(row: dict, train: Path, rank: int, regularization: float, made: Path) -> list:
+def command(row: dict, train: Path, rank: int, regularization: float, made: Path) -> list:
+    """The command that makes a stored model of a CSV file, kept under `made`."""
     if row["system"] == "mfpipe":
-        # Everything is trained on: the file holds training ratings only. It judges itself on a holdout of
-        # its own, which is part of what it is asked to do; here the smallest one.
+        # It always judges itself, here on a very small holdout: the file has training ratings only.
         return [
-            *MFPIPE, "train", train, "--model", row["model"], "--rank", rank, "--regularization", regularization,
-            "--max-iter", row["iterations"], "--tol", 0, "--cluster", "threads", "--workers", 2,
+            *MFPIPE, "train", train, "--model", row["model"], "--rank", rank,
+            "--regularization", regularization, "--max-iter", row["iterations"], "--tol", 0,
+            "--cluster", "threads", "--workers", 2,
             "--name", "bench", "--store", made / "store", "--holdout", "random:0.0001", "--json", "-q",
         ]  # fmt: skip
     peer = PEERS_BY_NAME[row["system"]]
@@ -113,12 +116,6 @@ def _command(row: dict, train: Path, rank: int, regularization: float, made: Pat
         "--regularization", regularization, "--iterations", row["iterations"], *solver,
         "--factors", made / f"{peer.name}.npz",
     ]  # fmt: skip
-
-
-def _reason(seen: Observed) -> str:
-    if seen.timed_out:
-        return f"stopped after {MOST_SECONDS} s"
-    return f"exit code {seen.returncode}: {' '.join(seen.tail.split())[-300:]}"
 
 
 def _held_out(system: str, made: Path, test: Path) -> float:
@@ -144,58 +141,3 @@ def _held_out(system: str, made: Path, test: Path) -> float:
     known = (users >= 0) & (items >= 0)
     guess = predicted(factors, users[known], items[known]) + float(factors["mean"])
     return float(np.sqrt(np.mean((guess - records.rating[known]) ** 2)))
-
-
-def homework(runs: int, peers: Sequence[str], say: Callable[[str], None]) -> dict:
-    """The homework's files, whole process from the shell, 20 iterations at K=5, on two threads."""
-    files = homework_files()
-    if files is None:
-        return {"skipped": "the homework's files are not here (data/README.md; MFPIPE_HOMEWORK names their directory)"}
-    rows: dict[str, list[float]] = {"mfpipe": []} | {name: [] for name in peers}
-    failed: dict[str, str] = {}
-    memory: dict[str, int] = {}
-    with tempfile.TemporaryDirectory(prefix="mfpipe-bench-", dir=data.home()) as made:
-        commands = {"mfpipe": _homework_command(files, Path(made))}
-        for name in peers:
-            row = {"system": name, "solver": PEERS_BY_NAME[name].solvers[0], "iterations": 20}
-            commands[name] = _command(row, _three_columns(files[0], Path(made)), 5, 0.05, Path(made))
-        observe(commands["mfpipe"], 2, cwd=HERE)  # so that the compiled cache is warm
-        for _ in range(runs):
-            for name, command in commands.items():
-                if name in failed:
-                    continue
-                seen = observe(command, 2, environment(name), cwd=HERE)
-                if seen.returncode or seen.timed_out:
-                    failed[name] = _reason(seen)
-                else:
-                    rows[name].append(seen.seconds)
-                    memory[name] = max((size for _, size in seen.memory), default=0)
-        from benchmarks.naive import homework_seconds
-
-        say("one iteration of a serial loop over the homework's files")
-        naive = homework_seconds(files[0])
-    return {
-        "rows": [
-            {"system": name, "seconds": three(taken), "peak": memory.get(name), "failed": failed.get(name)}
-            for name, taken in rows.items()
-        ],
-        "command": "mfpipe train train.csv --test test.csv " + " ".join(HOMEWORK_FLAGS),
-        **naive,
-    }
-
-
-def _homework_command(files: tuple[Path, Path], made: Path) -> list:
-    return [*MFPIPE, "train", files[0], "--test", files[1], *HOMEWORK_FLAGS, "--store", made / "store", "-q"]
-
-
-def _three_columns(train: Path, made: Path) -> Path:
-    """The homework's training file as user, item, rating, which is what the packages' scripts read."""
-    import pandas as pd
-
-    path = made / "train.csv"
-    pd.read_csv(train)[["user_id", "movie_id", "rating"]].to_csv(path, index=False)
-    return path
-
-
-if __name__ == "__main__":
-    print(json.dumps(homework(5, [], print), indent=1))

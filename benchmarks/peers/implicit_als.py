@@ -1,4 +1,4 @@
-"""implicit's ALS. Its model is another one: it has no ratings, only confidences, and fits the empty cells too."""
+"""implicit's ALS: another model, of confidences instead of ratings, which fits the empty cells too."""
 
 import peer
 from implicit.cpu.als import AlternatingLeastSquares

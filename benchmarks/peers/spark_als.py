@@ -76,7 +76,9 @@ def fit(state, options, iterations, steps):
     if isinstance(state, Frame):
         model = _fit(state.frame, options, iterations)
         users, items = (_rows(rows) for rows in (model.userFactors, model.itemFactors))
-        np.savez(options.factors, users=users[0], user=users[1], items=items[0], item=items[1], mean=state.mean)
+        np.savez(
+            options.factors, users=users[0], user=users[1], items=items[0], item=items[1], mean=state.mean
+        )
         options.factors = None
         return None
     if iterations > 1 and not options.at:
