@@ -84,7 +84,8 @@ class Observed:
 
     def peak(self, start: float, stop: float) -> int:
         """The most resident bytes of the whole tree between two moments."""
-        return max((size for at, size in self.memory if start <= at <= stop), default=0)
+        between = [size for at, size in self.memory if start <= at <= stop]
+        return max([*between, self.memory_at(start), self.memory_at(stop)])
 
 
 def observe(
@@ -235,11 +236,15 @@ def run(
 
 
 def _between_lines(seen: Observed, pattern: str) -> list[float]:
-    """Seconds between the lines that a package prints once an iteration."""
+    """Seconds of an iteration on average, from the lines that a package prints once an iteration.
+
+    A line may be noted some milliseconds late, where all cores are busy; of the first and the last that is
+    little of the whole.
+    """
     if not pattern or "fitting" not in seen.events:
         return []
     at = [when for when, line in seen.lines if when >= seen.at("fitting") and re.search(pattern, line)]
-    return np.diff(at).tolist()
+    return [(at[-1] - at[0]) / (len(at) - 1)] if len(at) > 1 else []
 
 
 def interleave(

@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose
 
 from benchmarks import data, machine, measure, must_show
 from benchmarks.__main__ import arguments, main
+from benchmarks.environments import PEERS
 from benchmarks.judge import judge
 from benchmarks.page import page
 from benchmarks.plan import full, quick
@@ -211,3 +212,44 @@ def test_wrong_words_are_refused(capsys):
     with pytest.raises(SystemExit):
         arguments(["--peers", "nobody"])
     assert "--peers nobody: must be of lenskit" in capsys.readouterr().err
+
+
+PEER = '''
+import numpy as np
+import peer
+
+def prepare(data, options):
+    return data
+
+def fit(data, options, iterations, steps):
+    """Constant factors of rank one, so that every figure is known."""
+    factors = peer.Factors(np.full((data.shape[0], 1), 2.0), np.ones((data.shape[1], 1)), offset=0.5)
+    for _ in range(iterations):
+        steps.done(lambda: factors)
+    return factors
+
+peer.main(prepare, fit, lambda options: {"settings": {"threads": options.threads}}, stepwise=True)
+'''
+
+
+def test_a_peers_script_is_run_and_judged(tmp_path):
+    """Targets are 1 and 3 and every prediction is 2·1 + 0.5: held-out RMSE is √((1.5² + 0.5²)/2)."""
+    user, item = np.array([0, 1], np.int32), np.array([1, 0], np.int32)
+    target = np.array([1, 3], np.float32)
+    arrays = {"user": user, "item": item, "target": target}
+    tests = {f"test_{name}": array for name, array in arrays.items()}
+    np.savez(tmp_path / "set.npz", **arrays, **tests, mean=3.0, shape=(2, 2))
+    (tmp_path / "script.py").write_text(PEER)
+    case = measure.Case("peer", "set", 1, 3, threads=1)
+    words = ["--ratings", tmp_path / "set.npz", "--rank", 1, "--iterations", 3, "--at", "1,3"]
+    command = [sys.executable, tmp_path / "script.py", *words, "--factors", tmp_path / "factors.npz"]
+    found = measure.run(case, command, {"PYTHONPATH": str(PEERS)})
+    assert len(found["seconds"]) == 2
+    assert found["peak"] >= found["peak_in_fit"] >= 0
+    assert found["said"]["settings"] == {"threads": 2}
+    expected = math.sqrt((1.5**2 + 0.5**2) / 2)
+    assert [at["iterations"] for at in found["reached"]] == [1, 3]
+    assert [at["held_out_rmse"] for at in found["reached"]] == pytest.approx([expected] * 2)
+    judged = judge(tmp_path / "factors.npz", data.load(tmp_path / "set.npz"), 0.1)
+    assert judged["train_rmse"] == pytest.approx(expected)
+    assert judged["objective"] == pytest.approx(expected**2 + 0.1 * (2 * 2.0**2 + 2 * 1.0**2) / 2)

@@ -29,6 +29,14 @@ def settings(options) -> dict:
     }
 
 
+SCRATCH = tempfile.TemporaryDirectory(prefix="mfpipe-bench-spark-")  # removed when the process ends
+
+
+def scratch(name: str) -> str:
+    """A path that is gone after the run."""
+    return str(Path(SCRATCH.name) / name)
+
+
 def session(options):
     """A local Spark with as many cores as there are threads."""
     os.environ["PYSPARK_PYTHON"] = sys.executable
@@ -42,6 +50,8 @@ def session(options):
         .getOrCreate()
     )
     started.sparkContext.setLogLevel("ERROR")
+    # Without it the lineage of 20 iterations overflows the virtual machine's stack.
+    started.sparkContext.setCheckpointDir(scratch("checkpoints"))
     return started
 
 
@@ -49,7 +59,7 @@ def prepare(data, options):
     """A cached Spark data frame, through a Parquet file: made from pandas it would take minutes."""
     if not isinstance(data, peer.Data):
         return data
-    file = str(Path(tempfile.mkdtemp(prefix="mfpipe-bench-")) / "ratings.parquet")
+    file = scratch("ratings.parquet")
     pq.write_table(pa.table({"user": data.user, "item": data.item, "rating": data.target}), file)
     frame = session(options).read.parquet(file).cache()
     frame.count()
