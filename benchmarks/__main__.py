@@ -80,13 +80,16 @@ def main(words: list[str] | None = None) -> None:
         "sections": {},
         "seconds": {},
     }
-    _warm(chosen)
-    for name, work in _sections(chosen, usable, options.repeats or chosen.repeats, results).items():
-        if name in results["sections"] or (options.sections and name not in options.sections):
-            continue
+    work = _sections(chosen, usable, options.repeats or chosen.repeats, results)
+    for name in options.sections or ():
+        if name not in work:
+            raise SystemExit(f"--sections {name}: must be of {', '.join(work)}")
+    todo = [name for name in work if name in (options.sections or work) and name not in results["sections"]]
+    _warm([case for case in _cases(chosen) if case.section.split(" ")[0] in todo])
+    for name in todo:
         say(f"== {name}")
         began = time.perf_counter()
-        results["sections"][name] = work()
+        results["sections"][name] = work[name]()
         results["seconds"][name] = time.perf_counter() - began
         _write(results, out)
     _write(results, out)
@@ -118,7 +121,7 @@ def _sections(chosen: plan.Plan, usable: list[str], repeats: int, results: dict)
     sets = sorted({case.set for case in _cases(chosen)}, key=data.NAMES.index)
     work = {
         "sets": lambda: [data.described(name) for name in sets],
-        "roofline": lambda: _roofline(chosen, results),
+        "roofline": lambda: _roofline(chosen, 2 * repeats + 1),
     }
     for name, groups in chosen.groups.items():
         work[name] = partial(_groups, groups, present, repeats, chosen)
@@ -143,20 +146,17 @@ def _cases(chosen: plan.Plan) -> list[Case]:
     return grouped + chosen.reach
 
 
-def _warm(chosen: plan.Plan) -> None:
+def _warm(cases: list[Case]) -> None:
     """Have every kernel compiled before anything is measured; each run says itself what it still took."""
-    kinds = {(case.option("model", "als"), case.option("dtype", "float32")) for case in _cases(chosen)}
-    for model, dtype in sorted(kinds | {("als", "float64")}):
+    for model, dtype in sorted({(c.option("model", "als"), c.option("dtype", "float32")) for c in cases}):
         options = (("model", model), ("dtype", dtype))
         found = run(case := Case("mfpipe", "tiny", 4, 2, options=options), _command(case, None))
         if "failed" in found:
             raise SystemExit(f"mfpipe {model} in {dtype} does not run here: {found['failed']}")
 
 
-def _roofline(chosen: plan.Plan, results: dict) -> dict:
-    rates = machine.measured(
-        list(chosen.machine_ranks), 1 if chosen.name == "quick" else 5, chosen.name == "quick"
-    )
+def _roofline(chosen: plan.Plan, repeats: int) -> dict:
+    rates = machine.measured(list(chosen.machine_ranks), repeats, chosen.name == "quick")
     pairs = {(case.set, case.rank) for case in _cases(chosen) if case.section == "peers"}
     needs = []
     for name, rank in sorted(pairs, key=lambda pair: (data.NAMES.index(pair[0]), pair[1])):
