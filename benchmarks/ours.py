@@ -70,6 +70,7 @@ def main() -> None:
         "result",
         seconds=[record["seconds"] for record in fitted.history],
         reached=_reached(fitted, [int(n) for n in options.at.split(",") if n]),
+        course=[{key: record[key] for key in ("objective", "train_rmse")} for record in fitted.history],
         objective_reached=fitted.objective,
         train_rmse=fitted.train_rmse,
         compile=compiled,

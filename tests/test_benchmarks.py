@@ -106,6 +106,7 @@ def test_must_show_compares_medians():
             "options": options,
             "seconds": times,
             "quality": judged,
+            "said": {"course": [judged] * 3},
         }
 
     sections = {"peers": [row("mfpipe", 0.9, (0.5, 1.1, 1.2)), row("lenskit", 3.6, (0.4, 1.0, 1.2))]}
