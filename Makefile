@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo flows test test-all faults check bench lock clean
+.PHONY: demo flows test test-all faults check bench bench-parts lock clean
 
 demo: .stamps/core
 	$(BIN)/mfpipe demo
@@ -27,8 +27,11 @@ check: .stamps/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .stamps/core
-	$(BIN)/python -m benchmarks.overhead
+bench: .stamps/dev
+	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(BENCH)
+
+# Smaller ones on their own: what docs/measurements.md names.
+bench-parts: .stamps/core
 	$(BIN)/python -m benchmarks.lasso
 	$(BIN)/python -m benchmarks.ingest
 

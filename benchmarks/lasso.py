@@ -31,7 +31,7 @@ MODELS = (LassoMF(3, 0.2, "count", dtype="float64"), LassoMF(3, 1e-4, "uniform",
 
 def main() -> None:
     """Print seconds, their ratio, and the gaps reached."""
-    ratings, _ = ingest([training_file(sys.argv)])
+    ratings, _ = ingest([sys.argv[1] if len(sys.argv) > 1 else training_file()])
     warnings.simplefilter("ignore", ConvergenceWarning)
     for model in MODELS:
         with executor(ratings, model.storage, "serial", partitions=1) as where:

@@ -11,7 +11,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from benchmarks.overhead import HERE, HOMEWORK
+from benchmarks.overhead import training_file
 from mfpipe.executors import executor
 from mfpipe.fit import fit
 from mfpipe.halving import candidates, tune
@@ -33,10 +33,8 @@ ROUNDS = 3
 
 def main() -> None:
     """Print the tables."""
-    source = Path(sys.argv[1]) if len(sys.argv) > 1 else HOMEWORK
-    if not source.is_file():
-        print(f"{source} is not there (see data/README.md); using the shipped sample")
-        source = HERE / "data" / "train.csv.gz"
+    source = Path(sys.argv[1]) if len(sys.argv) > 1 else training_file()
+    print(source)
     data = Data([str(source)])
     show_starts(data)
     show_halving(data)

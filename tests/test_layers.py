@@ -86,7 +86,9 @@ def imported(path):
 def test_rooms_import_only_what_lies_below_them(room, path):
     names = set(imported(path))
     assert not {
-        name for name in names if name.split(".")[0] in ("mfpipe_flows", "flows", "dashboards", "prefect")
+        name
+        for name in names
+        if name.split(".")[0] in ("mfpipe_flows", "flows", "dashboards", "benchmarks", "prefect")
     }
     if room not in DASK_IN:
         assert not {name for name in names if name.split(".")[0] in ("dask", "distributed")}
@@ -94,6 +96,13 @@ def test_rooms_import_only_what_lies_below_them(room, path):
         return
     rooms = {name.split(".")[1] for name in names if name.startswith("mfpipe.")}
     assert rooms <= ALLOWED[room] | ANYONE | {room} | {"__version__"}
+
+
+def test_peers_scripts_run_where_mfpipe_is_not_installed():
+    scripts = sorted((ROOT / "benchmarks" / "peers").glob("*.py"))
+    assert len(scripts) > 6
+    names = {name.split(".")[0] for path in scripts for name in imported(path)}
+    assert not names & {"mfpipe", "benchmarks"}
 
 
 def test_light_imports_stay_light():

@@ -1,0 +1,1 @@
+"""The packages compared with: one script each, which runs in that package's own environment."""
