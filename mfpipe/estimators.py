@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-import pyarrow as pa
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
-from mfpipe import models
+from mfpipe import models, rated
+from mfpipe.answers import Answers
 from mfpipe.errors import RatingsError
 from mfpipe.executors import executor
 from mfpipe.fit import fit
 from mfpipe.fitted import FittedModel
-from mfpipe.ids import IdMap, are_integers
+from mfpipe.id_arrays import id_array, id_columns
 from mfpipe.models.base import Factors, Model
 from mfpipe.ratings import encode
 from mfpipe.store import Store, parse_name
 
 
-class _Estimator(RegressorMixin, BaseEstimator):
+class _Estimator(Answers, RegressorMixin, BaseEstimator):
     """What all estimators share; the solvers are those of the command line.
 
     Attributes
@@ -67,7 +67,7 @@ class _Estimator(RegressorMixin, BaseEstimator):
             Both are ValueErrors.
         """
         model = self.model()
-        users, items = _id_columns(X)
+        users, items = id_columns(X)
         rating = np.asarray(y, dtype=np.float64).ravel()
         if len(rating) != len(users) or len(rating) == 0:
             raise RatingsError(
@@ -89,7 +89,7 @@ class _Estimator(RegressorMixin, BaseEstimator):
 
     def _keep(self, fitted: FittedModel):
         self.fitted_ = fitted
-        self.users_, self.items_ = _id_array(fitted.users), _id_array(fitted.items)
+        self.users_, self.items_ = id_array(fitted.users), id_array(fitted.items)
         self.global_mean_ = fitted.baseline.global_mean
         self.n_features_in_ = 2
         return self
@@ -111,7 +111,7 @@ class _Estimator(RegressorMixin, BaseEstimator):
             Never NaN: an unseen id falls back to what is known.
         """
         check_is_fitted(self, "fitted_")
-        users, items = _id_columns(X)
+        users, items = id_columns(X)
         return self.fitted_.predict(users, items)[0]
 
 
@@ -329,49 +329,11 @@ def load(name: str, store: str | Path = "mfpipe-store"):
         There is no such version, or it is damaged.
     """
     version = Store(store).version(*parse_name(name))
-    fitted = version.load()
+    fitted = rated.load(version)
     estimator = ESTIMATORS[fitted.model.name](**fitted.model.params)
     estimator.history_ = version.table("history.parquet").to_pylist()
     estimator.converged_ = version.manifest["converged"]
     return estimator._keep(fitted)
-
-
-def _id_columns(X: Any) -> tuple[pa.DictionaryArray, pa.DictionaryArray]:
-    if hasattr(X, "iloc"):
-        columns = [X.iloc[:, k].to_numpy() for k in range(X.shape[1])]
-    else:
-        array = np.asarray(X)
-        if array.ndim != 2:
-            raise RatingsError(f"X has shape {array.shape}; it must be (n, 2): user and item ids")
-        columns = list(array.T)
-    if len(columns) != 2:
-        raise RatingsError(f"X has {len(columns)} columns; it must have 2: user and item ids")
-    users, items = (_texts(column, name) for column, name in zip(columns, ("user", "item"), strict=True))
-    return users, items
-
-
-def _texts(column: np.ndarray, name: str) -> pa.DictionaryArray:
-    """Ids as text. Integers in their canonical spelling; text as it is; nothing else is guessed at."""
-    if column.dtype.kind in "iu":
-        return pa.array(column).cast(pa.string()).dictionary_encode()
-    if column.dtype.kind in "UT":
-        return pa.array(column.astype(object), pa.string()).dictionary_encode()
-    kinds = {type(value) for value in column}
-    if kinds <= {str}:
-        return pa.array(column, pa.string()).dictionary_encode()
-    if kinds and all(issubclass(kind, int | np.integer) and kind is not bool for kind in kinds):
-        return pa.array([str(value) for value in column], pa.string()).dictionary_encode()
-    names = ", ".join(sorted(kind.__name__ for kind in kinds))
-    raise RatingsError(f"{name} ids of type {names}: ids must be all integers or all text")
-
-
-def _id_array(ids: IdMap) -> np.ndarray:
-    texts = ids.texts
-    return (
-        texts.cast(pa.int64()).to_numpy()
-        if are_integers(texts)
-        else np.array(texts.to_pylist(), dtype=object)
-    )
 
 
 def _start(init, n_users: int, n_items: int, model: Model) -> Factors:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mfpipe import dataset
+from mfpipe import dataset, rated
 from mfpipe import evaluate as evaluation
 from mfpipe.errors import ParameterError
 from mfpipe.evaluate import Holdout
@@ -282,6 +282,8 @@ def publish(
         },
         "metrics.json": trained.metrics,
     }
+    if trained.fitted.rated is not None:
+        artifacts[rated.FILE] = rated.table_of(trained.fitted.rated)
     if systems:
         artifacts["systems.json"] = systems
     trained.version = store.publish(name, trained.fitted, about, artifacts, make_current)

@@ -46,7 +46,7 @@ def _evaluate(options, printer: Printer) -> None:
 
 
 def _predict(options, printer: Printer) -> None:
-    from mfpipe.recommend import predict_file
+    from mfpipe.predictions import predict_file
     from mfpipe.store import Store, parse_name
 
     columns = columns_from(options)
