@@ -16,10 +16,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import scipy.linalg
 
 from mfpipe.errors import ParameterError
-from mfpipe.fitted import FittedModel
+from mfpipe.fitted import SOURCES, FittedModel
 from mfpipe.models import FactorModel
 from mfpipe.models.base import Block, Factors
 
@@ -131,3 +132,23 @@ def _of_cold(fitted: FittedModel, user: int, item: int, prediction: float) -> Ex
                 parts[f"{side} bias"] = float(getattr(fitted.factors, side)[row, 0])
     left = prediction - sum(parts.values())
     return Explanation(prediction, parts, np.empty(0, np.int32), none, none, none, left)
+
+
+def record(fitted: FittedModel, user: str, item: str) -> dict:
+    """The parts of one prediction by ids, as plain values."""
+    users, items = (ids.rows(pa.array([one])) for ids, one in ((fitted.users, user), (fitted.items, item)))
+    found = explain(fitted, int(users[0]), int(items[0]))
+    texts = fitted.items.texts.take(pa.array(found.item)).to_pylist()
+    columns = zip(texts, found.rating.tolist(), found.weight.tolist(), found.share.tolist(), strict=True)
+    return {
+        "user": user,
+        "item": item,
+        "prediction": found.prediction,
+        "source": str(SOURCES[(users[0] < 0) + 2 * (items[0] < 0)]),
+        "parts": found.parts,
+        "ratings": [
+            {"item": text, "rating": rating, "weight": weight, "share": share}
+            for text, rating, weight, share in columns
+        ],
+        "unexplained": found.unexplained,
+    }

@@ -87,6 +87,10 @@ class Place:
     def settings(self) -> dict[str, Any]:
         return dict(vars(self))
 
+    def settings_of_calls(self) -> dict[str, Any]:
+        """For `mfpipe.independent.independent`, which has no partitions."""
+        return {name: value for name, value in vars(self).items() if name != "partitions"}
+
 
 @dataclass
 class Prepared:

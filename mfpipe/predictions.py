@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from mfpipe import sources
-from mfpipe.errors import RatingsError, StoreError
+from mfpipe.errors import ParameterError, RatingsError, StoreError
 from mfpipe.fitted import SOURCES, FittedModel
 from mfpipe.ratings import id_fault
 from mfpipe.reading import Chunk, Columns, read
@@ -18,10 +20,17 @@ from mfpipe.reading import Chunk, Columns, read
 PREDICTIONS = pa.schema([(name, pa.string()) for name in ("user", "item", "prediction", "source")])
 
 
-def predict_file(fitted: FittedModel, pairs: str, out: Path, columns: Columns = Columns()) -> dict:
+def predict_file(
+    fitted: FittedModel,
+    pairs: str,
+    out: Path,
+    columns: Columns = Columns(),
+    clip: tuple[float, float] | None = None,
+) -> dict:
     """Predict every pair of a file, in the order given, without holding the file in memory.
 
-    Writes `user,item,prediction,source` as CSV; `out` appears when it is complete.
+    Writes `user,item,prediction,source` as CSV; `out` appears when it is complete. With `clip`, predictions
+    below its first and above its second number become these.
 
     Returns
     -------
@@ -40,24 +49,61 @@ def predict_file(fitted: FittedModel, pairs: str, out: Path, columns: Columns = 
     try:
         options = pyarrow.csv.WriteOptions(quoting_style="needed")
         with pyarrow.csv.CSVWriter(aside, PREDICTIONS, write_options=options) as writer:
-            for path in sources.find([pairs]):
-                for chunk in read(path, columns, need_rating=False):
-                    _refuse_faults(chunk)
-                    users, items = (chunk.columns[side].cast(pa.string()) for side in ("user", "item"))
-                    predicted, source = fitted.predict(users, items)
-                    counts += np.bincount(source, minlength=len(SOURCES))
-                    texts = pa.array(predicted).cast(pa.string())
-                    writer.write_table(
-                        pa.Table.from_arrays(
-                            [users, items, texts, pa.array(SOURCES[source])], schema=PREDICTIONS
-                        )
-                    )
+            for users, items in read_pairs([pairs], columns):
+                predicted, source = fitted.predict(users, items)
+                counts += np.bincount(source, minlength=len(SOURCES))
+                texts = pa.array(clipped(predicted, clip)).cast(pa.string())
+                writer.write_table(
+                    pa.Table.from_arrays([users, items, texts, pa.array(SOURCES[source])], schema=PREDICTIONS)
+                )
         os.replace(aside, out)
     except OSError as error:
         raise StoreError(f"{out}: cannot be written ({error.strerror or error})") from error
     finally:
         aside.unlink(missing_ok=True)
     return {"rows": int(counts.sum()), "sources": dict(zip(SOURCES.tolist(), counts.tolist(), strict=True))}
+
+
+def clipped(predicted: np.ndarray, limits: tuple[float, float] | None) -> np.ndarray:
+    """Predictions moved into a range of ratings, if one is given."""
+    return predicted if limits is None else np.clip(predicted, *limits)
+
+
+def check_clip(limits: tuple[float, float] | None) -> None:
+    """ParameterError unless the limits are two numbers in order."""
+    if limits is not None and not -math.inf < limits[0] <= limits[1] < math.inf:
+        raise ParameterError(f"--clip {limits[0]:g} {limits[1]:g}: must be two numbers, the lower one first")
+
+
+def read_pairs(
+    inputs: Sequence[str], columns: Columns = Columns()
+) -> Iterator[tuple[pa.StringArray, pa.StringArray]]:
+    """User and item ids of files of pairs, chunk by chunk in their order; RatingsError for a faulty line."""
+    for path in sources.find(inputs):
+        for chunk in read(path, columns, need_rating=False):
+            _refuse_faults(chunk)
+            users, items = (chunk.columns[side].cast(pa.string()) for side in ("user", "item"))
+            yield users, items
+
+
+def read_ids(path: str) -> pa.StringArray:
+    """Ids of one side from a text file with one a line and no header; RatingsError for what is none."""
+    ids: list[str] = []
+    line = 0
+    for found in sources.find([path]):
+        for block in sources.blocks(found):
+            for text in block.splitlines():
+                line += 1
+                try:
+                    one = text.decode()
+                except UnicodeDecodeError:
+                    raise RatingsError(f"{found}, line {line}: not UTF-8; convert the file") from None
+                reason = id_fault(one) if one else None
+                if reason:
+                    raise RatingsError(f"{found}, line {line}: {reason} ({one!r}); correct the line")
+                if one:
+                    ids.append(one)
+    return pa.array(ids, pa.string())
 
 
 def _refuse_faults(chunk: Chunk) -> None:

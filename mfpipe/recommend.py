@@ -61,6 +61,12 @@ class Rules:
     min_support: int = 0
     diversity: float = 0.0
 
+    def __post_init__(self):
+        if isinstance(self.min_support, bool) or self.min_support < 0:
+            raise ParameterError(f"--min-support {self.min_support}: must be 0 or more")
+        if not 0 <= self.diversity <= 1:
+            raise ParameterError(f"--diversity {self.diversity!r}: must lie between 0 and 1")
+
     def items(self, fitted: FittedModel) -> np.ndarray | None:
         """Rows of the items that may be recommended, ascending; None if all may.
 
@@ -69,8 +75,6 @@ class Rules:
         ParameterError
             None may.
         """
-        if self.min_support < 0:
-            raise ParameterError(f"--min-support {self.min_support}: must be 0 or more")
         if self.allow is None and self.deny is None and not self.min_support:
             return None
         may = fitted.item_counts >= self.min_support
@@ -232,6 +236,18 @@ class Recommender:
             source,
         ]
         return pa.Table.from_arrays(columns, schema=SCHEMA)
+
+    def records(self, users: Sequence[str], found: Recommended) -> list[dict]:
+        """Recommendations as plain values, a record for each user asked for."""
+        texts = self.fitted.items.texts.take(pa.array(found.item)).to_pylist()
+        records = [
+            {"user": user, "source": str(SOURCES[at]), "items": []}
+            for user, at in zip(users, found.source, strict=True)
+        ]
+        rows = zip(found.query.tolist(), texts, found.score.tolist(), found.rank.tolist(), strict=True)
+        for query, item, score, rank in rows:
+            records[query]["items"].append({"item": item, "score": score, "rank": rank})
+        return records
 
 
 def _joined(parts: Sequence[Ranked], source: np.ndarray) -> Recommended:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import pyarrow as pa
 
 from mfpipe.errors import ParameterError
 from mfpipe.fitted import FittedModel
 from mfpipe.models import FactorModel
-from mfpipe.topn import Ranked, Search, directions, in_order
+from mfpipe.topn import Ranked, Search, directions, in_order, require_count
 
 
 class Similar:
@@ -39,8 +42,7 @@ class Similar:
         ParameterError
             `n` is out of range, or a row has only zero factors.
         """
-        if not 1 <= n <= 100_000:
-            raise ParameterError(f"-n {n!r}: must be an integer from 1 to 100000")
+        require_count(n)
         parts = []
         for begin in range(0, len(rows), self.search.block_rows()):
             part = self._block(rows[begin : begin + self.search.block_rows()], n)
@@ -58,3 +60,23 @@ class Similar:
         near = self.search.candidates(mine, np.zeros(len(rows)), n, *itself)
         cosines = (mine[near.query] * self.directions[near.row]).sum(axis=1)
         return in_order(near, np.clip(cosines, -1.0, 1.0), n)
+
+    def rows_of(self, ids: Sequence[str]) -> np.ndarray:
+        """Rows of ids; ParameterError for one that was not trained on."""
+        rows = self.ids.rows(pa.array(ids, pa.string()))
+        if (rows < 0).any():
+            unknown = ids[int(np.flatnonzero(rows < 0)[0])]
+            raise ParameterError(
+                f"{self.side} {unknown!r} was not trained on, so nothing is known to be similar"
+            )
+        return rows
+
+    def records(self, ids: Sequence[str], n: int = 10) -> list[dict]:
+        """The nearest of each id as plain values, a record for each."""
+        found = self.best(self.rows_of(ids), n)
+        texts = self.ids.texts.take(pa.array(found.row)).to_pylist()
+        records: list[dict] = [{self.side: one, f"{self.side}s": []} for one in ids]
+        rows = zip(found.query.tolist(), texts, found.score.tolist(), found.rank.tolist(), strict=True)
+        for query, text, score, rank in rows:
+            records[query][f"{self.side}s"].append({self.side: text, "score": score, "rank": rank})
+        return records

@@ -19,6 +19,7 @@ from mfpipe.models import FactorModel
 from mfpipe.models.base import Baseline, Factors
 
 BLOCK_SCORES = 1 << 21  # scores a thread holds at a time
+MOST = 100_000  # that can be asked for of one query
 POOL = 10  # with diversity, chosen from this many times n of the best
 
 
@@ -117,10 +118,7 @@ class TopN:
     """
 
     def __init__(self, fitted: FittedModel, n: int = 10, items=None, diversity: float = 0.0):
-        if isinstance(n, bool) or not isinstance(n, int | np.integer) or not 1 <= n <= 100_000:
-            raise ParameterError(f"-n {n!r}: must be an integer from 1 to 100000")
-        if not 0 <= diversity <= 1:
-            raise ParameterError(f"--diversity {diversity!r}: must lie between 0 and 1")
+        require_count(n)
         if diversity and not isinstance(fitted.model, FactorModel):
             raise ParameterError(f"--diversity: {fitted.model.name} has no factors to tell items apart by")
         self.fitted, self.n, self.diversity = fitted, int(n), float(diversity)
@@ -167,6 +165,12 @@ class TopN:
         rank = _within(kept)
         chosen = order[np.repeat(starts[:-1], kept) + rank]
         return Ranked(found.query[chosen], found.row[chosen], found.score[chosen], rank + np.int32(1))
+
+
+def require_count(n: int) -> None:
+    """ParameterError unless n is a number of rows that can be asked for."""
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or not 1 <= n <= MOST:
+        raise ParameterError(f"-n {n!r}: must be an integer from 1 to {MOST}")
 
 
 def exact_scores(fitted: FittedModel, user_factors: np.ndarray, items: np.ndarray) -> np.ndarray:

@@ -31,6 +31,9 @@ def register(command) -> None:
     predict = command("predict", _predict, "a rating for every pair of a file", *groups)
     predict.add_argument("pairs", metavar="PAIRS", help="a file with user and item columns")
     predict.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.csv")
+    predict.add_argument(
+        "--clip", type=float, nargs=2, metavar=("LOW", "HIGH"), help="move predictions into this range"
+    )
 
     report = command("report", _report, "the HTML report of a version", add_model_name, add_store)
     report.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
@@ -46,12 +49,13 @@ def _evaluate(options, printer: Printer) -> None:
 
 
 def _predict(options, printer: Printer) -> None:
-    from mfpipe.predictions import predict_file
+    from mfpipe.predictions import check_clip, predict_file
     from mfpipe.store import Store, parse_name
 
-    columns = columns_from(options)
+    columns, clip = columns_from(options), tuple(options.clip) if options.clip else None
+    check_clip(clip)
     fitted = Store(options.store).version(*parse_name(options.name)).load()
-    record = predict_file(fitted, options.pairs, options.output, columns)
+    record = predict_file(fitted, options.pairs, options.output, columns, clip)
     printer.result(
         record, lambda out, r: out.print(f"{r['rows']:,} predictions in {options.output}", soft_wrap=True)
     )
