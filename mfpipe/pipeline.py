@@ -23,8 +23,10 @@ from mfpipe.fitted import FittedModel
 from mfpipe.ids import IdMap
 from mfpipe.models import MODELS, FactorModel, Model
 from mfpipe.models.base import flag
+from mfpipe.ranking import ranking
 from mfpipe.ratings import Ratings, Rules, TestRatings, ingest, read_test
 from mfpipe.store import Store, Version, parse_name
+from mfpipe.topn import require_count
 
 log = logging.getLogger(__name__)
 
@@ -308,13 +310,28 @@ def _history_table(history: list[dict]) -> pa.Table:
     return pa.table(columns)
 
 
-def evaluate(store: Store, name: str, inputs: Sequence[str], rules: Rules = Rules()) -> dict:
-    """Errors of a stored model on rating files; see `mfpipe.evaluate.evaluate`."""
+def evaluate(
+    store: Store,
+    name: str,
+    inputs: Sequence[str],
+    rules: Rules = Rules(),
+    n: int | None = None,
+    relevant: float | None = None,
+) -> dict:
+    """Errors of a stored model on rating files; see `mfpipe.evaluate.evaluate`.
+
+    With `n` also the quality of lists of so many items, under `ranking`; see `mfpipe.ranking`.
+    """
+    if n is not None:
+        require_count(n)
+    elif relevant is not None:
+        raise ParameterError("--relevant: only with --ranking N")
     version = store.version(*parse_name(name))
-    fitted = version.load()
+    fitted = version.load() if n is None else rated.load(version)
     test, report = read_test(inputs, rules)
     found = {"name": version.name, "version": version.number, "model": fitted.model.name}
-    return found | evaluation.evaluate(fitted, test) | {"rejected": report.rejected}
+    found |= evaluation.evaluate(fitted, test) | {"rejected": report.rejected}
+    return found if n is None else found | {"ranking": ranking(fitted, test, n, relevant)}
 
 
 def models_from(names: Sequence[str], params: dict[str, Any]) -> list[Model]:

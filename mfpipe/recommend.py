@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Sequence
@@ -334,6 +335,8 @@ class _Output:
         except OSError as failed:
             raise StoreError(f"{self.out}: cannot be written ({failed.strerror or failed})") from failed
         finally:
+            with contextlib.suppress(OSError, ValueError):  # of a file that is thrown away
+                self.writer.close()
             self.file.close()
             self.aside.unlink(missing_ok=True)
         if isinstance(error, OSError):

@@ -111,6 +111,22 @@ def show_evaluation(console: Console, record: dict) -> None:
         table.add_row(source, number(found["rows"]), number(found["rmse"], 6))
     _print(console, f"{record['name']}@{record['version']}: {record['model']}", table)
     console.print(f"MAE {record['mae']:.6f} stars; {100 * record['coverage']:.1f} % of the records are warm")
+    if "ranking" in record:
+        console.print()
+        _show_ranking(console, record["ranking"])
+
+
+def _show_ranking(console: Console, found: dict) -> None:
+    n = found["n"]
+    table = _table(f"lists of {n}", "")
+    for name, key in ((f"recall@{n}", "recall"), (f"NDCG@{n}", "ndcg"), (f"MRR@{n}", "mrr")):
+        table.add_row(name, number(found[key], 6))
+    table.add_row("catalogue in any list", f"{100 * found['catalogue']:.1f} %")
+    table.add_row("novelty", f"{number(found['novelty'], 3)} bits")
+    title = f"Ranking over {found['users']:,} users, relevant from {found['relevant']:.4g} stars"
+    _print(console, title, table)
+    if found["users_cold"]:
+        console.print(f"{found['users_cold']:,} more users are not in the model")
 
 
 def show_models(console: Console, rows: list[dict]) -> None:

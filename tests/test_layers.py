@@ -71,6 +71,7 @@ ALLOWED = {
         "evaluate",
         "rated",
         "ranking",
+        "topn",
         "store",
     },
     "systems": {"models"},

@@ -17,7 +17,7 @@ from mfpipe.printer import Printer
 
 
 def register(command) -> None:
-    command(
+    evaluate = command(
         "evaluate",
         _evaluate,
         "errors of a stored model on rating files",
@@ -25,6 +25,15 @@ def register(command) -> None:
         add_ratings,
         add_store,
         add_json,
+    )
+    evaluate.add_argument(
+        "--ranking", type=int, metavar="N", help="also recall, NDCG, MRR, coverage and novelty of lists of N"
+    )
+    evaluate.add_argument(
+        "--relevant",
+        type=float,
+        metavar="R",
+        help="with --ranking: the least rating of a relevant item (default: the mean training rating)",
     )
 
     groups = (add_model_name, add_store, add_json, add_columns)
@@ -44,7 +53,14 @@ def _evaluate(options, printer: Printer) -> None:
     from mfpipe.store import Store
     from mfpipe.tables import show_evaluation
 
-    record = evaluate(Store(options.store), options.name, options.ratings, rules_from(options))
+    record = evaluate(
+        Store(options.store),
+        options.name,
+        options.ratings,
+        rules_from(options),
+        options.ranking,
+        options.relevant,
+    )
     printer.result(record, show_evaluation)
 
 
