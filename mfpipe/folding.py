@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from mfpipe.errors import NumericError
 from mfpipe.fitted import FittedModel
 from mfpipe.ids import hashes_of
 from mfpipe.models.base import Block
@@ -70,14 +71,24 @@ def fold_in_rows(
     -------
     Folded
         A row none of whose ratings is of a known id is zero.
+
+    Raises
+    ------
+    NumericError
+        A row is not finite, as with ratings too large for the model's type.
     """
     known = np.flatnonzero(others >= 0)
     order = known[np.lexsort((others[known], mine[known]))]
     indptr = np.zeros(len(ids) + 1, np.int64)
     np.cumsum(np.bincount(mine[order], minlength=len(ids)), out=indptr[1:])
-    block = Block(0, indptr, others[order].astype(np.int32), rating[order].astype(fitted.model.storage))
+    block = Block(0, indptr, others[order].astype(np.int32), _stored(rating[order], fitted))
     fixed = getattr(fitted.factors, OTHER[side])
     rows = fitted.model.update(side, block, own_rows(fitted, ids, side), fixed, fitted.totals).rows
+    if not np.isfinite(rows).all():
+        wrong = ids[int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])].as_py()
+        raise NumericError(
+            f"fold-in of {side} {wrong!r}: not finite in {fitted.model.storage}; are the ratings?"
+        )
     return Folded(ids, rows, block, len(others) - len(known))
 
 
@@ -90,3 +101,8 @@ def own_rows(fitted: FittedModel, ids: pa.StringArray, side: str) -> np.ndarray:
     own = fitted.model.start(side, hashes_of(ids))
     own[rows >= 0] = factors[rows[rows >= 0]]
     return own
+
+
+def _stored(rating: np.ndarray, fitted: FittedModel) -> np.ndarray:
+    with np.errstate(over="ignore"):  # the row shows it
+        return rating.astype(fitted.model.storage)

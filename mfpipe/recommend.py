@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import logging
 import os
 from collections.abc import Sequence
@@ -144,6 +146,14 @@ class Recommender:
             if block is not None and not self.rules.include_seen
         ]
 
+    def of(self, n: int, include_seen: bool | None = None) -> Recommender:
+        """The same, with another number of items, and seen items included or not; made in no time."""
+        other = copy.copy(self)
+        other.n, other.top = n, self.top.of(n)
+        if include_seen:
+            other.rules, other._seen = dataclasses.replace(self.rules, include_seen=True), []
+        return other
+
     def excluded(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Items not to recommend to each row of users, in CSR form; row -1 has none."""
         selections = [rated.select(block, rows) for block in self._seen]
@@ -173,18 +183,20 @@ class Recommender:
         """Recommendations for users by row; as many as fit into memory."""
         return self.top.best(self.fitted.factors.user[rows], *self.excluded(rows))
 
-    def for_folded(self, folded: Folded) -> Recommended:
+    def for_folded(self, folded: Folded, leave_out_rated: bool | None = None) -> Recommended:
         """Recommendations for folded-in users: what they rated now, or in training, counts as seen.
 
-        A user without a rating of a known item gets what users get who are not in the model.
+        `leave_out_rated` decides apart from the rules about what they rated now. A user without a rating of
+        a known item gets what users get who are not in the model.
         """
         rows = self.fitted.users.rows(folded.ids)
         rated_now = np.diff(folded.block.indptr) > 0
         source = np.where(rated_now, FOLDED_IN, self._cold_source()).astype(np.int8)
-        now = (folded.block.indptr, folded.block.columns)
-        indptr, items = (
-            self.excluded(rows) if self.rules.include_seen else rated.joined(self.excluded(rows), now)
-        )
+        if leave_out_rated is None:
+            leave_out_rated = not self.rules.include_seen
+        indptr, items = self.excluded(rows)
+        if leave_out_rated:
+            indptr, items = rated.joined((indptr, items), (folded.block.indptr, folded.block.columns))
         seen = Block(0, indptr, items, np.empty(0))
         parts = []
         for chosen, best in ((np.flatnonzero(rated_now), True), (np.flatnonzero(~rated_now), False)):

@@ -7,6 +7,7 @@ model's own `predict`: scores, ranks and ties are the same in any block, and equ
 
 from __future__ import annotations
 
+import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -125,6 +126,13 @@ class TopN:
         linear = self._linear(fitted.factors.user[:0])
         self.search = Search(linear.right, items)
         self.directions = directions(fitted, "item") if diversity else None
+
+    def of(self, n: int) -> TopN:
+        """The same for another n."""
+        require_count(n)
+        other = copy.copy(self)
+        other.n = n
+        return other
 
     @property
     def items(self) -> np.ndarray:

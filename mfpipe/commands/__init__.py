@@ -1,5 +1,5 @@
 """The commands, a file for each family; a new family is one file and one line here."""
 
-from mfpipe.commands import models, ratings, recommend, search, training, use
+from mfpipe.commands import models, ratings, recommend, search, serve, training, use
 
-FAMILIES = (training, search, ratings, use, recommend, models)
+FAMILIES = (training, search, ratings, use, recommend, serve, models)
