@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
+import pytrec_eval
 from sklearn.metrics import ndcg_score
 
 from mfpipe.errors import ParameterError
@@ -108,7 +109,6 @@ def test_metrics_on_the_homework_data(netflix):
 
 
 def test_metrics_on_the_homework_data_equal_trec_eval(netflix):
-    pytrec_eval = pytest.importorskip("pytrec_eval", reason="pytrec-eval-terrier is not installed")
     ratings, test = netflix
     fitted = fitted_to(MODEL, ratings)
     found = ranking(fitted, test, 10)
