@@ -138,3 +138,11 @@ def data_from(options):
 def params_from(options) -> dict[str, Any]:
     given = ((name, value) for name, value in vars(options).items() if name.startswith("param_"))
     return {name.removeprefix("param_"): value for name, value in given if value is not None}
+
+
+def ids_from(given: list[str], name: str) -> list[str]:
+    """Ids from the command line, exactly as typed; ParameterError for one that is not UTF-8."""
+    for text in given:
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise ParameterError(f"--{name} {text!a}: not UTF-8")
+    return given

@@ -7,24 +7,23 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import pyarrow as pa
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from mfpipe import models
+from mfpipe import models, rated
+from mfpipe.answers import Answers
 from mfpipe.errors import RatingsError
 from mfpipe.executors import executor
 from mfpipe.fit import fit
 from mfpipe.fitted import FittedModel
-from mfpipe.ids import IdMap, are_integers
-from mfpipe.inputs import id_columns, ratings_of
+from mfpipe.inputs import id_array, id_columns, ratings_of
 from mfpipe.models.base import Factors, Model
 from mfpipe.ratings import encode
 from mfpipe.store import Store, parse_name
 
 
-class Estimator(RegressorMixin, BaseEstimator):
+class Estimator(Answers, RegressorMixin, BaseEstimator):
     """What all estimators share; the solvers are those of the command line.
 
     Attributes
@@ -88,7 +87,7 @@ class Estimator(RegressorMixin, BaseEstimator):
 
     def _keep(self, fitted: FittedModel):
         self.fitted_ = fitted
-        self.users_, self.items_ = _id_array(fitted.users), _id_array(fitted.items)
+        self.users_, self.items_ = id_array(fitted.users), id_array(fitted.items)
         self.global_mean_ = fitted.baseline.global_mean
         return self
 
@@ -338,20 +337,11 @@ def load(name: str, store: str | Path = "mfpipe-store"):
         There is no such version, or it is damaged.
     """
     version = Store(store).version(*parse_name(name))
-    fitted = version.load()
+    fitted = rated.load(version)
     estimator = ESTIMATORS[fitted.model.name](**fitted.model.params)
     estimator.history_ = version.table("history.parquet").to_pylist()
     estimator.converged_, estimator.n_features_in_ = version.manifest["converged"], 2
     return estimator._keep(fitted)
-
-
-def _id_array(ids: IdMap) -> np.ndarray:
-    texts = ids.texts
-    return (
-        texts.cast(pa.int64()).to_numpy()
-        if are_integers(texts)
-        else np.array(texts.to_pylist(), dtype=object)
-    )
 
 
 def _start(init, n_users: int, n_items: int, model: Model) -> Factors:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from mfpipe.fit import Fit
 from mfpipe.ids import IdMap
-from mfpipe.models.base import Baseline, Factors, Model
+from mfpipe.models.base import Baseline, Block, Factors, Model, Totals
 from mfpipe.ratings import Ratings
 
 SOURCES = np.array(["known", "cold user", "cold item", "cold user and item"])
@@ -27,7 +27,9 @@ class FittedModel:
     factors : Factors
     baseline : Baseline
     user_counts, item_counts : ndarray of int64
-        Training ratings of each row.
+        Number of training ratings of each row.
+    rated : Block, optional
+        The training ratings by user; None where they were not kept.
     """
 
     model: Model
@@ -37,13 +39,20 @@ class FittedModel:
     baseline: Baseline
     user_counts: np.ndarray
     item_counts: np.ndarray
+    rated: Block | None = None
 
     @classmethod
     def of(cls, fit: Fit, ratings: Ratings) -> FittedModel:
         users, items = ratings.users, ratings.items
         user_counts = np.bincount(ratings.user, minlength=len(users))
         item_counts = np.bincount(ratings.item, minlength=len(items))
-        return cls(fit.model, users, items, fit.factors, fit.baseline, user_counts, item_counts)
+        rated = Block(0, np.concatenate(([0], np.cumsum(user_counts))), ratings.item, ratings.rating)
+        return cls(fit.model, users, items, fit.factors, fit.baseline, user_counts, item_counts, rated)
+
+    @property
+    def totals(self) -> Totals:
+        """What the row updates of its fit knew of all training ratings."""
+        return Totals(int(self.user_counts.sum()), self.baseline.global_mean)
 
     def predict(self, users: pa.Array, items: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         """Predicted ratings of pairs of ids.

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+FEW = 1000  # ids asked for at a time, up to which a dictionary kept in memory is faster than Arrow
 CANONICAL_INTEGER = "^(0|-?[1-9][0-9]{0,17})$"
 
 
@@ -38,6 +39,9 @@ class IdMap:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __reduce__(self):
+        return IdMap, (self.texts,)
+
     def __getitem__(self, row: int) -> str:
         return self.texts[int(row)].as_py()
 
@@ -57,6 +61,8 @@ class IdMap:
             texts = texts.combine_chunks()
         if pa.types.is_dictionary(texts.type):
             return self.rows(texts.dictionary)[texts.indices.to_numpy(zero_copy_only=False)]
+        if len(texts) <= FEW:
+            return np.array([self._row_of.get(text, -1) for text in texts.to_pylist()], np.int32)
         found = pc.index_in(texts, value_set=self.texts)
         return pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
 
@@ -66,12 +72,19 @@ class IdMap:
         return pc.binary_join(every, "\n")[0].as_buffer()
 
     @cached_property
+    def _row_of(self) -> dict[str, int]:
+        return {text: row for row, text in enumerate(self.texts.to_pylist())}
+
+    @cached_property
     def hashes(self) -> np.ndarray:
         """A stable 64-bit hash of each id's text; uint64, shape (rows,)."""
-        digests = b"".join(
-            hashlib.blake2b(text.encode(), digest_size=8).digest() for text in self.texts.to_pylist()
-        )
-        return np.frombuffer(digests, dtype="<u8")
+        return hashes_of(self.texts)
+
+
+def hashes_of(texts: pa.StringArray) -> np.ndarray:
+    """A stable 64-bit hash of each text; uint64, shape (n,)."""
+    digests = (hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts.to_pylist())
+    return np.frombuffer(b"".join(digests), dtype="<u8")
 
 
 def are_integers(texts: pa.StringArray) -> bool:

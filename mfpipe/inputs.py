@@ -10,6 +10,7 @@ import pyarrow as pa
 from sklearn.utils.validation import check_array, check_consistent_length, column_or_1d
 
 from mfpipe.errors import RatingsError
+from mfpipe.ids import IdMap, are_integers
 from mfpipe.texts import id_faults
 
 SIDES = ("user", "item")
@@ -43,7 +44,7 @@ def id_columns(X: Any, fitting: bool) -> list[pa.DictionaryArray]:
             f"X has {len(columns)} feature(s) (shape={np.shape(X)}); it must have 2: user and item ids"
         )
     names = [*SIDES, *(f"column {k}:" for k in range(len(SIDES), len(columns)))]
-    texts = [_texts(column, name) for column, name in zip(columns, names, strict=False)]
+    texts = [texts_of(column, name) for column, name in zip(columns, names, strict=False)]
     if fitting:
         if not len(texts[0]):
             raise RatingsError(f"X has no rows (shape={np.shape(X)}); at least one rating is needed")
@@ -78,7 +79,8 @@ def _frame_columns(X: Any) -> list[np.ndarray]:
     return [X.iloc[:, k].to_numpy() for k in range(X.shape[1])]
 
 
-def _texts(column: np.ndarray, name: str) -> pa.DictionaryArray:
+def texts_of(column: np.ndarray, name: str) -> pa.DictionaryArray:
+    """Ids as text: integers in their canonical spelling, text as it is; nothing else is guessed at."""
     if column.dtype.kind in "iu":
         native = column.astype(column.dtype.newbyteorder("="), copy=False)
         return pa.array(native).cast(pa.string()).dictionary_encode()
@@ -98,3 +100,30 @@ def _refuse_faults(column: pa.DictionaryArray, name: str) -> None:
     for at, fault in id_faults(column.dictionary).items():
         text = column.dictionary[at].as_py()
         raise RatingsError(f"{name} id {text!r}: {fault}; remove the row, or name the id")
+
+
+def id_array(ids: IdMap) -> np.ndarray:
+    """Ids as they are held in Python: integers where all are, text otherwise."""
+    texts = ids.texts
+    return (
+        texts.cast(pa.int64()).to_numpy()
+        if are_integers(texts)
+        else np.array(texts.to_pylist(), dtype=object)
+    )
+
+
+def ids_of(values: Any, name: str) -> tuple[np.ndarray, pa.StringArray]:
+    """Ids of one side as they were given, as an array, and as texts; a single one is an array of one."""
+    if isinstance(values, str | int | np.integer):
+        values = [values]
+    column = np.asarray(values)
+    if column.ndim != 1:
+        raise RatingsError(f"{name} ids have shape {column.shape}; they must be one id or a list of them")
+    if column.dtype.kind in "US":
+        column = np.array(list(values), dtype=object)  # numpy's own text drops NULs, and makes 7 a text
+    if not len(column):
+        return column, pa.array([], pa.string())
+    try:
+        return column, texts_of(column, name).cast(pa.string())
+    except UnicodeEncodeError as error:
+        raise RatingsError(f"a {name} id is not Unicode text ({error.reason})") from error

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mfpipe import dataset, runs
+from mfpipe import dataset, rated, runs
 from mfpipe import evaluate as evaluation
 from mfpipe.errors import ParameterError
 from mfpipe.evaluate import Holdout
@@ -24,9 +24,11 @@ from mfpipe.ids import IdMap
 from mfpipe.models import MODELS, FactorModel, Model
 from mfpipe.models.base import flag
 from mfpipe.orders import order_of
+from mfpipe.ranking import ranking
 from mfpipe.ratings import Ratings, Rules, TestRatings, ingest, read_test
 from mfpipe.runs import Checkpoints, Run
 from mfpipe.store import Store, Version, parse_name
+from mfpipe.topn import require_count
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +90,10 @@ class Place:
 
     def settings(self) -> dict[str, Any]:
         return dict(vars(self))
+
+    def settings_of_calls(self) -> dict[str, Any]:
+        """For `mfpipe.independent.independent`, which has no partitions."""
+        return {name: value for name, value in vars(self).items() if name != "partitions"}
 
 
 @dataclass
@@ -337,6 +343,8 @@ def publish(
         },
         "metrics.json": trained.metrics,
     }
+    if trained.fitted.rated is not None:
+        artifacts[rated.FILE] = rated.table_of(trained.fitted.rated)
     if systems:
         artifacts["systems.json"] = systems
     trained.version = store.publish(name, trained.fitted, about, artifacts, make_current)
@@ -357,13 +365,28 @@ def _history_table(history: list[dict]) -> pa.Table:
     return pa.table(columns)
 
 
-def evaluate(store: Store, name: str, inputs: Sequence[str], rules: Rules = Rules()) -> dict:
-    """Errors of a stored model on rating files; see `mfpipe.evaluate.evaluate`."""
+def evaluate(
+    store: Store,
+    name: str,
+    inputs: Sequence[str],
+    rules: Rules = Rules(),
+    n: int | None = None,
+    relevant: float | None = None,
+) -> dict:
+    """Errors of a stored model on rating files; see `mfpipe.evaluate.evaluate`.
+
+    With `n` also the quality of lists of so many items, under `ranking`; see `mfpipe.ranking`.
+    """
+    if n is not None:
+        require_count(n)
+    elif relevant is not None:
+        raise ParameterError("--relevant: only with --ranking N")
     version = store.version(*parse_name(name))
-    fitted = version.load()
+    fitted = version.load() if n is None else rated.load(version)
     test, report = read_test(inputs, rules)
     found = {"name": version.name, "version": version.number, "model": fitted.model.name}
-    return found | evaluation.evaluate(fitted, test) | {"rejected": report.rejected}
+    found |= evaluation.evaluate(fitted, test) | {"rejected": report.rejected}
+    return found if n is None else found | {"ranking": ranking(fitted, test, n, relevant)}
 
 
 def models_from(names: Sequence[str], params: dict[str, Any]) -> list[Model]:

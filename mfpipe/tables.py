@@ -111,6 +111,22 @@ def show_evaluation(console: Console, record: dict) -> None:
         table.add_row(source, number(found["rows"]), number(found["rmse"], 6))
     _print(console, f"{record['name']}@{record['version']}: {record['model']}", table)
     console.print(f"MAE {record['mae']:.6f} stars; {100 * record['coverage']:.1f} % of the records are warm")
+    if "ranking" in record:
+        console.print()
+        _show_ranking(console, record["ranking"])
+
+
+def _show_ranking(console: Console, found: dict) -> None:
+    n = found["n"]
+    table = _table(f"lists of {n}", "")
+    for name, key in ((f"recall@{n}", "recall"), (f"NDCG@{n}", "ndcg"), (f"MRR@{n}", "mrr")):
+        table.add_row(name, number(found[key], 6))
+    table.add_row("catalogue in any list", f"{100 * found['catalogue']:.1f} %")
+    table.add_row("novelty", f"{number(found['novelty'], 3)} bits")
+    title = f"Ranking over {found['users']:,} users, relevant from {found['relevant']:.4g} stars"
+    _print(console, title, table)
+    if found["users_cold"]:
+        console.print(f"{found['users_cold']:,} more users are not in the model")
 
 
 def show_models(console: Console, rows: list[dict]) -> None:
@@ -220,3 +236,54 @@ def show_runs(console: Console, rows: list[dict]) -> None:
         reached = str(row["iteration"]), number(row["objective"]), (row["written"] or "")[:16]
         table.add_row(row["run"], row["state"], row["model"], *reached)
     _print(console, "Runs", table)
+
+
+def shown(text: str) -> str:
+    """An id as it may stand on a terminal: what would move the cursor or turn the text is spelled out."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text
+    )
+
+
+def show_recommendations(console: Console, record: dict) -> None:
+    """The outcome of `recommend`: lists, or where they were written."""
+    if "output" in record:
+        console.print(
+            f"{record['rows']:,} recommendations for {record['users']:,} users in {record['output']}",
+            soft_wrap=True,
+        )
+        return
+    for one in record["users"]:
+        table = _table("rank", "item", "score")
+        for row in one["items"]:
+            table.add_row(str(row["rank"]), shown(row["item"]), number(row["score"]))
+        _print(console, f"{shown(one['user'])} ({one['source']})", table)
+        if not one["items"]:
+            console.print("  nothing is left to recommend")
+
+
+def show_similar(console: Console, record: dict) -> None:
+    """The outcome of `similar`."""
+    for one in record["similar"]:
+        side = "item" if "item" in one else "user"
+        table = _table("rank", side, "cosine")
+        for row in one[f"{side}s"]:
+            table.add_row(str(row["rank"]), shown(row[side]), number(row["score"]))
+        _print(console, f"like {side} {shown(one[side])}", table)
+
+
+def show_explanation(console: Console, record: dict, most: int = 10) -> None:
+    """The outcome of `explain`: the parts, and the largest shares."""
+    title = (
+        f"{record['name']}@{record['version']}: user {shown(record['user'])}, item {shown(record['item'])}"
+    )
+    table = _table("part", "rating", "stars")
+    for name, value in record["parts"].items():
+        table.add_row(name, "", number(value))
+    for row in record["ratings"][:most]:
+        table.add_row(f"item {shown(row['item'])}", number(row["rating"], 1), number(row["share"]))
+    rest = record["ratings"][most:]
+    if rest:
+        table.add_row(f"{len(rest):,} other ratings", "", number(sum(row["share"] for row in rest)))
+    table.add_row("prediction", "", number(record["prediction"]), style="bold")
+    _print(console, title, table)

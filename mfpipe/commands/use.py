@@ -17,7 +17,7 @@ from mfpipe.printer import Printer
 
 
 def register(command) -> None:
-    command(
+    evaluate = command(
         "evaluate",
         _evaluate,
         "errors of a stored model on rating files",
@@ -26,11 +26,23 @@ def register(command) -> None:
         add_store,
         add_json,
     )
+    evaluate.add_argument(
+        "--ranking", type=int, metavar="N", help="also recall, NDCG, MRR, coverage and novelty of lists of N"
+    )
+    evaluate.add_argument(
+        "--relevant",
+        type=float,
+        metavar="R",
+        help="with --ranking: the least rating of a relevant item (default: the mean training rating)",
+    )
 
     groups = (add_model_name, add_store, add_json, add_columns)
     predict = command("predict", _predict, "a rating for every pair of a file", *groups)
     predict.add_argument("pairs", metavar="PAIRS", help="a file with user and item columns")
     predict.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.csv")
+    predict.add_argument(
+        "--clip", type=float, nargs=2, metavar=("LOW", "HIGH"), help="move predictions into this range"
+    )
 
     report = command("report", _report, "the HTML report of a version", add_model_name, add_store)
     report.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
@@ -41,17 +53,25 @@ def _evaluate(options, printer: Printer) -> None:
     from mfpipe.store import Store
     from mfpipe.tables import show_evaluation
 
-    record = evaluate(Store(options.store), options.name, options.ratings, rules_from(options))
+    record = evaluate(
+        Store(options.store),
+        options.name,
+        options.ratings,
+        rules_from(options),
+        options.ranking,
+        options.relevant,
+    )
     printer.result(record, show_evaluation)
 
 
 def _predict(options, printer: Printer) -> None:
-    from mfpipe.recommend import predict_file
+    from mfpipe.predictions import check_clip, predict_file
     from mfpipe.store import Store, parse_name
 
-    columns = columns_from(options)
+    columns, clip = columns_from(options), tuple(options.clip) if options.clip else None
+    check_clip(clip)
     fitted = Store(options.store).version(*parse_name(options.name)).load()
-    record = predict_file(fitted, options.pairs, options.output, columns)
+    record = predict_file(fitted, options.pairs, options.output, columns, clip)
     printer.result(
         record, lambda out, r: out.print(f"{r['rows']:,} predictions in {options.output}", soft_wrap=True)
     )

@@ -69,6 +69,17 @@ class Baseline(NamedTuple):
         return np.where(items >= 0, known_or(self.item_means, items, self.global_mean), by_user)
 
 
+class Linear(NamedTuple):
+    """Predictions as  offset_u + left_u · right_i,  up to rounding.
+
+    `offset` is float64, shape (users,); `left` and `right` have one row a user and one an item.
+    """
+
+    offset: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+
+
 def known_or(values: np.ndarray, rows: np.ndarray, otherwise: float) -> np.ndarray:
     """`values[rows]`, and `otherwise` where a row is -1."""
     if len(values) == 0:
@@ -163,6 +174,10 @@ class Model(ABC):
         self, factors: Factors, users: np.ndarray, items: np.ndarray, baseline: Baseline
     ) -> np.ndarray:
         """Predicted ratings of pairs of rows, -1 where unknown; float64, shape (n,), never NaN."""
+
+    @abstractmethod
+    def linear(self, factors: Factors, global_mean: float) -> Linear:
+        """The predictions of all pairs of the given rows, for ranking by matrix products."""
 
     @property
     def warm_starts(self) -> bool:

@@ -12,7 +12,16 @@ import scipy.sparse.linalg
 from mfpipe.errors import ParameterError
 from mfpipe.kernels import readonly
 from mfpipe.kernels.pairs import dot_pairs
-from mfpipe.models.base import Baseline, Factors, choice, is_not_negative, known_or, parameter, switch
+from mfpipe.models.base import (
+    Baseline,
+    Factors,
+    Linear,
+    choice,
+    is_not_negative,
+    known_or,
+    parameter,
+    switch,
+)
 from mfpipe.models.factors import FactorModel
 
 
@@ -86,6 +95,11 @@ class BiasedALS(FactorModel):
         dots = np.zeros(len(users))
         dot_pairs(*readonly(users, items, factors.user[:, 1:], factors.item[:, 1:]), dots)
         return predicted + dots
+
+    def linear(self, factors: Factors, global_mean: float) -> Linear:
+        left = factors.user.copy()
+        left[:, 0] = 1  # times the item's bias
+        return Linear(global_mean + factors.user[:, 0].astype(np.float64), left, factors.item)
 
     def _targets(self, user, item, rating) -> np.ndarray:
         """Residuals of the best bias-only model, which has a penalty of its own if the biases have."""

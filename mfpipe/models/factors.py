@@ -25,6 +25,7 @@ from mfpipe.models.base import (
     Baseline,
     Block,
     Factors,
+    Linear,
     Model,
     Totals,
     Update,
@@ -106,10 +107,11 @@ class FactorModel(Model):
 
     @property
     def warm_starts(self) -> bool:
-        return self._descends or self.separate
+        return self.descends or self.separate
 
     @property
-    def _descends(self) -> bool:
+    def descends(self) -> bool:
+        """Whether rows are solved by coordinate descent."""
         return self.l1_share > 0 or not self.signed
 
     def columns(self) -> list[str]:
@@ -177,7 +179,7 @@ class FactorModel(Model):
             own = np.empty((0, other.shape[1]), other.dtype)
         penalty, bias_penalty = self.penalties(block, totals)
         inputs = readonly(*block[1:], other, penalty, bias_penalty, own)
-        if self._descends:
+        if self.descends:
             options = (totals.mean, self.biased, float(self.l1_share), not self.signed)
             descent_rows(*inputs, *options, rows, squared_error, penalised)
             return Update(rows, squared_error, penalised)
@@ -262,6 +264,9 @@ class FactorModel(Model):
         predicted = np.zeros(len(users)) if self._cold_is_zero else baseline.fallback(users, items)
         dot_pairs(*readonly(users, items, factors.user, factors.item), predicted)
         return predicted
+
+    def linear(self, factors: Factors, global_mean: float) -> Linear:
+        return Linear(np.zeros(len(factors.user)), factors.user, factors.item)
 
     @property
     def _cold_is_zero(self) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from mfpipe.kernels import readonly
 from mfpipe.kernels.means import mean_rows
-from mfpipe.models.base import Baseline, Block, Factors, Model, Update, known_or
+from mfpipe.models.base import Baseline, Block, Factors, Linear, Model, Update, known_or
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,9 @@ class UserMean(_Mean):
     def predict(self, factors: Factors, users, items, baseline: Baseline) -> np.ndarray:
         return known_or(factors.user[:, 0], users, baseline.global_mean)
 
+    def linear(self, factors: Factors, global_mean: float) -> Linear:
+        return Linear(factors.user[:, 0], np.zeros((len(factors.user), 1)), np.zeros((len(factors.item), 1)))
+
 
 @dataclass(frozen=True)
 class ItemMean(_Mean):
@@ -51,6 +54,9 @@ class ItemMean(_Mean):
 
     def predict(self, factors: Factors, users, items, baseline: Baseline) -> np.ndarray:
         return known_or(factors.item[:, 0], items, baseline.global_mean)
+
+    def linear(self, factors: Factors, global_mean: float) -> Linear:
+        return Linear(np.zeros(len(factors.user)), np.ones((len(factors.user), 1)), factors.item)
 
 
 @dataclass(frozen=True)
@@ -63,3 +69,6 @@ class UserItemMean(_Mean):
     def predict(self, factors: Factors, users, items, baseline: Baseline) -> np.ndarray:
         by_user = known_or(factors.user[:, 0], users, baseline.global_mean)
         return (by_user + known_or(factors.item[:, 0], items, baseline.global_mean)) / 2
+
+    def linear(self, factors: Factors, global_mean: float) -> Linear:
+        return Linear(factors.user[:, 0] / 2, np.full((len(factors.user), 1), 0.5), factors.item)
