@@ -16,7 +16,8 @@ from rich.text import Text
 import mfpipe
 from mfpipe.commands import FAMILIES
 from mfpipe.errors import MfpipeError
-from mfpipe.printer import Printer
+from mfpipe.printable import printable
+from mfpipe.printer import Printer, SafeConsole
 
 log = logging.getLogger("mfpipe")
 
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _say(message: str, error: BaseException) -> None:
     """The last words of a command, with what was noted on the way out: how to go on."""
     for line in (message, *getattr(error, "__notes__", ())):
-        print(f"mfpipe: {line}", file=sys.stderr)
+        print(f"mfpipe: {printable(line)}", file=sys.stderr)
 
 
 def _stop(number: int, frame: Any) -> None:
@@ -80,13 +81,13 @@ class _ConsoleLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "" if record.levelno < logging.WARNING else record.levelname.lower() + ": "
-        self.console.print(Text(prefix + record.getMessage()), soft_wrap=True)
+        self.console.print(Text(prefix + printable(record.getMessage())), soft_wrap=True)
 
 
 def _log_to_stderr(options: argparse.Namespace) -> None:
     level = logging.DEBUG if options.verbose else logging.WARNING if options.quiet else logging.INFO
     log.setLevel(level)
-    log.handlers = [_ConsoleLog(Console(stderr=True, highlight=False, emoji=False))]
+    log.handlers = [_ConsoleLog(SafeConsole(stderr=True))]
     log.propagate = False
 
 

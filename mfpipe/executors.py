@@ -358,6 +358,11 @@ def connect(
     try:
         made = Client(cluster, timeout=CONNECT_SECONDS)
     except (OSError, ValueError, TypeError) as error:
+        if isinstance(error, TypeError) and "ssl" in str(error):
+            raise ParameterError(
+                f"--cluster {cluster}: Dask has no certificate for it; set distributed.comm.tls in its "
+                "configuration"
+            ) from error
         if isinstance(error, ValueError | TypeError):
             raise ParameterError(
                 f"--cluster {cluster}: not serial, threads, local or a scheduler's address"

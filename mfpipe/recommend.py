@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from mfpipe import sources
+from mfpipe import files, sources
 from mfpipe.errors import RatingsError, StoreError
 from mfpipe.fitted import SOURCES, FittedModel
 from mfpipe.ratings import id_fault
@@ -39,7 +39,11 @@ def predict_file(fitted: FittedModel, pairs: str, out: Path, columns: Columns = 
     aside = out.with_name(f".{out.name}.writing")
     try:
         options = pyarrow.csv.WriteOptions(quoting_style="needed")
-        with pyarrow.csv.CSVWriter(aside, PREDICTIONS, write_options=options) as writer:
+        files.remove(aside)  # of a process that was killed
+        with (
+            os.fdopen(files.open_new(aside), "wb") as file,
+            pyarrow.csv.CSVWriter(file, PREDICTIONS, write_options=options) as writer,
+        ):
             for path in sources.find([pairs]):
                 for chunk in read(path, columns, need_rating=False):
                     _refuse_faults(chunk)
