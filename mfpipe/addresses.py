@@ -30,9 +30,7 @@ def require_dashboard(text: str, allow_remote: bool = False) -> None:
     """
     match = _BIND.fullmatch(text)
     if not match or int(match["port"]) > 65535:
-        raise ParameterError(
-            f"--dashboard-address {text!r}: must be HOST:PORT, such as 127.0.0.1:8787"
-        )
+        raise ParameterError(f"--dashboard-address {text!r}: must be HOST:PORT, such as 127.0.0.1:8787")
     if not allow_remote and not is_loopback(match["host"]):
         where = repr(match["host"]) if match["host"] else "every address"
         raise ParameterError(

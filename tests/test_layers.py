@@ -14,6 +14,9 @@ ALLOWED = {
     "files": set(),
     "addresses": set(),
     "printable": set(),
+    "published": set(),
+    "scratch": {"files"},
+    "stopping": {"scratch"},
     "sealed": {"files"},
     "kernels": set(),
     "models": {"kernels"},
@@ -22,13 +25,14 @@ ALLOWED = {
     "ratings": {"files", "printable", "sources", "reading"},
     "dataset": {"files", "sources", "ratings"},
     "partition": {"models", "ratings"},
-    "executors": {"models", "partition", "ratings"},
+    "cluster": {"scratch"},
+    "executors": {"cluster", "models", "partition", "ratings", "scratch"},
     "fit": {"kernels", "models", "executors", "ratings"},
     "fitted": {"models", "fit", "ratings"},
     "evaluate": {"kernels", "fitted", "ratings"},
     "recommend": {"files", "sources", "reading", "ratings", "fitted"},
     "version": {"models", "fitted", "sealed"},
-    "store": {"fitted", "files", "sealed", "version"},
+    "store": {"fitted", "published", "files", "sealed", "version"},
     "plots": set(),
     "command_line": {"models", "ratings"},
     "report": {"files", "command_line", "plots", "models", "fitted", "store"},
@@ -53,17 +57,17 @@ ALLOWED = {
         "orders",
     },
     "systems": {"models"},
-    "independent": {"executors"},
+    "independent": {"cluster"},
     "regularization": {"command_line", "models", "ratings", "executors", "fit", "pipeline"},
     "halving": {"models", "ratings", "executors", "fit", "independent", "pipeline", "regularization"},
-    "comparison": {"fit", "pipeline", "models", "executors", "ratings"},
+    "comparison": {"cluster", "fit", "pipeline", "models", "executors", "ratings"},
     "demo": {"files", "comparison", "pipeline", "dataset", "models", "report", "store"},
     "inputs": {"ratings"},
     "estimators": {"inputs", "models", "executors", "fit", "fitted", "ratings", "store"},
 }
 ANYONE = {"errors", "ids"}
 TOP = {"cli", "arguments", "commands", "printer", "__init__", "__main__"}
-DASK_IN = {"partition", "executors", "independent"}
+DASK_IN = {"partition", "cluster", "executors", "independent"}
 
 
 def modules():
