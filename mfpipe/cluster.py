@@ -71,7 +71,7 @@ def _local(workers: int | None, threads_per_worker: int | None, dashboard: str) 
         "dashboard_address": dashboard,
     }
     if workers:
-        settings["host"] = "127.0.0.1"
+        settings |= {"host": "127.0.0.1", "preload": ["mfpipe.stopping"]}
     else:
         # In this process nothing is copied. The worker's own page would otherwise listen everywhere,
         # and at a memory limit, which would be this process's, Dask only stops and waits.
@@ -98,10 +98,12 @@ def _local(workers: int | None, threads_per_worker: int | None, dashboard: str) 
 def _say_where(client: Client, dashboard: str) -> None:
     """Dask's own link names another of the machine's addresses for a worker in this process."""
     host, _, asked = dashboard.rpartition(":")
-    port = client.scheduler_info()["services"].get("dashboard")
-    if port is None:
+    try:
+        import bokeh  # noqa: F401
+    except ModuleNotFoundError:
         log.info("no Dask dashboard: Bokeh is not installed")
         return
+    port = client.scheduler_info()["services"].get("dashboard")
     if asked not in ("0", str(port)):
         log.warning("port %s is taken", asked)
     log.info("Dask dashboard: http://%s:%s/status", host or "127.0.0.1", port)

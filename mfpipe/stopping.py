@@ -54,10 +54,19 @@ def stoppable() -> Iterator[None]:
         _kill_children(began)  # of a cluster that was being started; one that had started is closed by now
         raise
     finally:
-        signal.set_wakeup_fd(descriptor)
-        writer.close()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if not stopped:  # else what is left to do is to leave, and no signal may cut that short either
+            signal.set_wakeup_fd(descriptor)
+            writer.close()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def dask_setup(worker: Any) -> None:
+    """Called by Dask in each worker process of a local cluster.
+
+    A terminal sends Ctrl-C to workers too, but they are their driver's to end.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _end_in_time(reader: socket.socket, handled: list[signal.Signals], began: float) -> None:
