@@ -27,8 +27,10 @@ CONNECT_SECONDS = 10
 ATTEMPTS = 4
 KILLER_ATTEMPTS = 2  # of a task that has taken four workers with it each time
 LOOK_SECONDS = 2.0  # between two looks at a cluster that is working
-STALL_SECONDS = 30.0  # without a task that runs, before it is given up
-WORKER_SECONDS = 30  # without a sign of a worker of a local cluster, before its work is given to another
+STALL_SECONDS = 45.0  # without a task that runs, before it is given up
+# Without a sign of a worker of a local cluster, before its work is given to another. Dask looks this often
+# too, so it may take twice as long, which must be less than STALL_SECONDS.
+WORKER_SECONDS = 20
 SAME = ("python", "mfpipe", "numpy", "numba", "dask", "distributed")
 
 
@@ -240,7 +242,7 @@ def with_retries(client: Client, run: Callable[[], Result]) -> Result:
         The scheduler is gone, or workers were lost again and again.
     """
     from distributed import KilledWorker
-    from distributed.client import FutureCancelledError
+    from distributed.client import FutureCancelledError, FuturesCancelledError
     from distributed.comm import CommClosedError
 
     address = _address(client)
@@ -253,8 +255,12 @@ def with_retries(client: Client, run: Callable[[], Result]) -> Result:
                     f"{address}: lost for good ({error.task} has taken {4 * attempt} workers with it: too "
                     "little memory for it, or a fault in what it calls)"
                 ) from error
-        except (FutureCancelledError, CommClosedError, TimeoutError) as error:
+        except (FutureCancelledError, FuturesCancelledError, CommClosedError, TimeoutError) as error:
             if attempt == ATTEMPTS or client.status != "running":
-                raise ClusterError(f"{address}: lost for good ({type(error).__name__}: {error})") from error
+                gone = "the scheduler is gone; " if client.status != "running" else ""
+                first = str(error).partition("\n")[0]
+                raise ClusterError(
+                    f"{address}: lost for good ({gone}{type(error).__name__}: {first})"
+                ) from error
         log.warning("work lost with a worker; running it again")
     raise AssertionError

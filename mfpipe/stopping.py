@@ -54,11 +54,12 @@ def stoppable() -> Iterator[None]:
         _kill_children(began)  # of a cluster that was being started; one that had started is closed by now
         raise
     finally:
-        if not stopped:  # else what is left to do is to leave, and no signal may cut that short either
+        if not stopped:
             signal.set_wakeup_fd(descriptor)
             writer.close()
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        for number, handler in before.items():
+            # All that is left to do after a signal is to leave, and no other may cut that short.
+            signal.signal(number, signal.SIG_IGN if stopped else handler)
 
 
 def dask_setup(worker: Any) -> None:
