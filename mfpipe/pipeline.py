@@ -57,13 +57,13 @@ class Data:
     rules: Rules = field(default_factory=Rules)
 
     def __post_init__(self):
-        if self.test and self.holdout:
+        if self.test and self.holdout is not None:
             raise ParameterError("--test and --holdout: give one of them")
         if not self.test:
             self.split_by()
 
     def split_by(self) -> Holdout:
-        return Holdout.parse(self.holdout or DEFAULT_HOLDOUT)
+        return Holdout.parse(DEFAULT_HOLDOUT if self.holdout is None else self.holdout)
 
 
 @dataclass(frozen=True)

@@ -143,6 +143,7 @@ class _TextReader:
         self.path, self.delimiter, self.width, self.positions = path, delimiter, width, positions
         self.control = _CONTROL.copy()
         self.control[ord(delimiter)] = False
+        self.taken = 0  # characters of the record being read, where records may hold line ends
 
     @classmethod
     def after_header(cls, path: Path, block: bytes, columns: Columns, need_rating: bool):
@@ -207,12 +208,7 @@ class _TextReader:
 
     def quoted(self, blocks: Iterable[bytes], first_line: int) -> Iterator[Chunk]:
         """The rows of records that may hold quotes, read by the standard library's reader."""
-        text = (
-            line + "\n"
-            for block in blocks
-            for line in block.decode(errors="surrogateescape").split("\n")[:-1]
-        )
-        records = csv.reader(text, delimiter=self.delimiter, strict=True)
+        records = csv.reader(self._within_limit(blocks), delimiter=self.delimiter, strict=True)
         rows: list[list[str]] = []
         lines: list[int] = []
         faults: list[Fault] = []
@@ -228,7 +224,9 @@ class _TextReader:
                         f"{self.path}, line {line}: a quote that is opened here is never closed"
                     ) from error
                 faults.append(self._fault(line, f"misplaced quote ({error})", ""))
+                self.taken = 0
                 continue
+            self.taken = 0
             if not record:
                 continue
             reason = self._record_fault(record)
@@ -241,6 +239,18 @@ class _TextReader:
                 yield self._quoted_chunk(rows, lines, faults)
                 rows, lines, faults = [], [], []
         yield self._quoted_chunk(rows, lines, faults)
+
+    def _within_limit(self, blocks: Iterable[bytes]) -> Iterator[str]:
+        """Lines for a reader of records, which would gather one without end in memory."""
+        for block in blocks:
+            for line in block.decode(errors="surrogateescape").split("\n")[:-1]:
+                self.taken += len(line) + 1
+                if self.taken > sources.LINE_LIMIT:
+                    raise RatingsError(
+                        f"{self.path}: a quoted record longer than {sources.LINE_LIMIT} characters; "
+                        "is a quote never closed?"
+                    )
+                yield line + "\n"
 
     def _record_fault(self, record: list[str]) -> str | None:
         if len(record) != self.width:

@@ -21,6 +21,7 @@ BLOCK_BYTES = 16 << 20
 LINE_LIMIT = 1 << 20
 _NOT_TEXT = {
     b"PK\x03\x04": "a zip archive; unpack it first",
+    b"PK\x05\x06": "a zip archive; unpack it first",
     b"\x28\xb5\x2f\xfd": "Zstandard data; decompress it first",
     b"BZh": "bzip2 data; decompress it first",
     b"\xfd7zXZ": "xz data; decompress it first",
