@@ -100,8 +100,16 @@ def same(result, serial):
     assert result.objectives == serial.objectives
 
 
-@pytest.mark.parametrize("iteration", [1, 2, 3, 4, 5])
-@pytest.mark.parametrize("victims", ["one", "all"])
+@pytest.mark.parametrize(
+    ("victims", "iteration"),
+    [
+        pytest.param(
+            victims, iteration, marks=[] if (victims, iteration) == ("one", 3) else [pytest.mark.slow]
+        )
+        for victims in ("one", "all")
+        for iteration in (1, 2, 3, 4, 5)
+    ],
+)
 def test_workers_killed_in_any_iteration(small, serial, iteration, victims):
     with two_workers() as client, executor(small, MODEL.storage, client=client, partitions=4) as where:
         pids = list(client.run(os.getpid).values())[: 1 if victims == "one" else 2]
@@ -114,6 +122,7 @@ def test_workers_killed_in_any_iteration(small, serial, iteration, victims):
     same(result, serial)
 
 
+@pytest.mark.slow
 def test_a_nanny_killed_with_its_worker(small, serial):
     with (
         own_processes(2) as (address, _, workers),
@@ -129,7 +138,9 @@ def test_a_nanny_killed_with_its_worker(small, serial):
     same(result, serial)
 
 
-@pytest.mark.parametrize("gone", ["scheduler", "all workers, without nannies"])
+@pytest.mark.parametrize(
+    "gone", ["scheduler", pytest.param("all workers, without nannies", marks=pytest.mark.slow)]
+)
 def test_what_is_lost_for_good_is_said_in_a_minute_with_how_to_go_on(tmp_path, monkeypatch, gone):
     monkeypatch.setattr(cluster, "STALL_SECONDS", 6.0)
     source, store = write(tmp_path / "r.csv", LINES), Store(tmp_path / "store")
@@ -157,7 +168,7 @@ def test_what_is_lost_for_good_is_said_in_a_minute_with_how_to_go_on(tmp_path, m
     assert again["objective"] == whole["objective"]
 
 
-@pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=pytest.mark.slow)])
 def test_a_worker_stopped_for_a_while(small, serial, seconds):
     with executor(small, MODEL.storage, workers=2, partitions=4, dashboard_address="127.0.0.1:0") as where:
         pid = next(iter(where.client.run(os.getpid).values()))
@@ -204,6 +215,7 @@ def _on_a_worker():
     return False
 
 
+@pytest.mark.slow
 def test_a_partition_that_kills_whoever_holds_it(small):
     began = time.monotonic()
     model = Deadly(4, 0.1, max_iter=2)

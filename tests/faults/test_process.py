@@ -84,8 +84,23 @@ def ended(process, temporary, began):
     return said
 
 
-@pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
-@pytest.mark.parametrize("stage", STAGES)
+QUICK = {(signal.SIGTERM, stage) for stage in ("reading", "storing", "pointing", "after publication")}
+QUICK |= {(signal.SIGINT, "fitting on two workers"), (signal.SIGHUP, "fitting in threads")}
+
+
+@pytest.mark.parametrize(
+    ("number", "stage"),
+    [
+        pytest.param(
+            number,
+            stage,
+            id=f"{number.name} {stage}",
+            marks=[] if (number, stage) in QUICK else [pytest.mark.slow],
+        )
+        for number in CODES
+        for stage in STAGES
+    ],
+)
 def test_a_signal_at_any_stage(tmp_path, stage, number):
     place, options = STAGES[stage]
     process, temporary = started(tmp_path, place, *options)
@@ -101,7 +116,12 @@ def test_a_signal_at_any_stage(tmp_path, stage, number):
 
 
 @pytest.mark.parametrize(
-    "stage", ["fitting in threads", "fitting on the local cluster", "fitting on two workers"]
+    "stage",
+    [
+        "fitting in threads",
+        pytest.param("fitting on the local cluster", marks=pytest.mark.slow),
+        pytest.param("fitting on two workers", marks=pytest.mark.slow),
+    ],
 )
 def test_ctrl_c_again_and_again_and_to_the_whole_group(tmp_path, stage):
     """As a terminal sends it: to the workers too, and by a hand that does not wait."""
@@ -146,6 +166,7 @@ def test_a_process_that_cannot_unwind_is_ended(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_a_killed_driver_left_is_removed_by_the_next(tmp_path):
     place, options = STAGES["fitting on two workers"]
     process, temporary = started(tmp_path, place, *options)
