@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo flows test test-all faults check bench bench-parts lock clean
+.PHONY: demo flows test test-all faults check audit bench bench-parts lock clean
 
 demo: .stamps/core
 	$(BIN)/mfpipe demo
@@ -26,6 +26,11 @@ check: .stamps/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# --strict: a package that the service knows nothing of, or a service that does not answer, is a failure;
+# without it pip-audit skips both and ends with success.
+audit: .stamps/dev
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes --desc off --requirement requirements/dev.lock
 
 bench: .stamps/dev
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(BENCH)

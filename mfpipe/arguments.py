@@ -79,6 +79,12 @@ def add_place(parser: argparse.ArgumentParser) -> None:
     for name in ("workers", "threads-per-worker", "partitions"):
         group.add_argument(f"--{name}", type=int, metavar="N")
     group.add_argument("--dashboard-address", metavar="HOST:PORT", help="default: 127.0.0.1:8787")
+    group.add_argument(
+        "--allow-remote",
+        action="store_true",
+        default=None,
+        help="let a dashboard listen to other machines, and a cluster be on one without TLS",
+    )
 
 
 def add_checkpoints(parser: argparse.ArgumentParser) -> None:
@@ -104,8 +110,8 @@ def checkpoints_from(options):
 def place_from(options):
     from mfpipe.pipeline import Place
 
-    names = ("cluster", "workers", "threads_per_worker", "partitions", "dashboard_address")
-    return Place(**{name: getattr(options, name) for name in names})
+    given = {name: getattr(options, name) for name in Place.__dataclass_fields__}
+    return Place(**given | {"allow_remote": bool(options.allow_remote)})
 
 
 def columns_from(options):

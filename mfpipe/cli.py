@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -16,41 +14,39 @@ from rich.text import Text
 import mfpipe
 from mfpipe.commands import FAMILIES
 from mfpipe.errors import MfpipeError
-from mfpipe.printer import Printer
+from mfpipe.printable import printable
+from mfpipe.printer import Printer, SafeConsole
+from mfpipe.published import published
+from mfpipe.stopping import Stopped, stoppable
 
 log = logging.getLogger("mfpipe")
 
 
-class _Stopped(BaseException):
-    """A signal that ends the run; unwinds every `with` block on its way out."""
-
-    def __init__(self, number: int):
-        self.exit_code = 128 + number
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is documented in the README."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-            signal.signal(number, _stop)
     debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
+    published.clear()
     try:
-        options = _parser().parse_args(arguments)
-        _log_to_stderr(options)
-        options.run(options, Printer(options))
-        sys.stdout.flush()
+        with stoppable():
+            options = _parser().parse_args(arguments)
+            _log_to_stderr(options)
+            options.run(options, Printer(options))
+            sys.stdout.flush()
         return 0
     except MfpipeError as error:
         if debug:
             raise
         _say(f"{error}", error)
         return error.exit_code
-    except KeyboardInterrupt as interrupted:
-        _say("interrupted; nothing was published", interrupted)
-        return 130
-    except _Stopped as stopped:
-        _say("stopped by a signal; nothing was published", stopped)
-        return stopped.exit_code
+    except (KeyboardInterrupt, Stopped) as stopped:
+        what = ", ".join(published) or "nothing"
+        _say(f"{str(stopped) or 'interrupted'}: stopped; {what} was published", stopped)
+        return getattr(stopped, "exit_code", 130)
+    except ModuleNotFoundError as error:
+        if debug or (error.name or "").startswith("mfpipe"):
+            raise
+        _say(f"needs {error.name}, which is not installed; install mfpipe with all it depends on", error)
+        return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -64,11 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _say(message: str, error: BaseException) -> None:
     """The last words of a command, with what was noted on the way out: how to go on."""
     for line in (message, *getattr(error, "__notes__", ())):
-        print(f"mfpipe: {line}", file=sys.stderr)
-
-
-def _stop(number: int, frame: Any) -> None:
-    raise _Stopped(number)
+        print(f"mfpipe: {printable(line)}", file=sys.stderr)
 
 
 class _ConsoleLog(logging.Handler):
@@ -80,13 +72,13 @@ class _ConsoleLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "" if record.levelno < logging.WARNING else record.levelname.lower() + ": "
-        self.console.print(Text(prefix + record.getMessage()), soft_wrap=True)
+        self.console.print(Text(prefix + printable(record.getMessage())), soft_wrap=True)
 
 
 def _log_to_stderr(options: argparse.Namespace) -> None:
     level = logging.DEBUG if options.verbose else logging.WARNING if options.quiet else logging.INFO
     log.setLevel(level)
-    log.handlers = [_ConsoleLog(Console(stderr=True, highlight=False, emoji=False))]
+    log.handlers = [_ConsoleLog(SafeConsole(stderr=True))]
     log.propagate = False
 
 

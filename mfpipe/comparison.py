@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from mfpipe.cluster import connect
 from mfpipe.errors import ParameterError
-from mfpipe.executors import connect, executor
+from mfpipe.executors import executor
 from mfpipe.fit import starting_factors
 from mfpipe.models import FactorModel, Model
 from mfpipe.pipeline import (

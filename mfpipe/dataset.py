@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 import re
 import uuid
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ _OURS = re.compile(r"dataset\.json|\.dataset\.json\.aside|\.lock|content-[0-9a-f
 
 def is_dataset(inputs: Sequence[str | Path]) -> bool:
     """Whether the inputs are one directory that `write` made."""
-    return len(inputs) == 1 and (Path(inputs[0]) / "dataset.json").is_file()
+    return len(inputs) == 1 and os.path.isfile(Path(inputs[0]) / "dataset.json")
 
 
 def ingest_to(inputs: Sequence[str | Path], out: Path, rules: Rules = Rules()) -> tuple[dict, bool]:

@@ -10,6 +10,8 @@ from typing import Any
 
 from mfpipe.comparison import compare
 from mfpipe.dataset import ingest_to
+from mfpipe.errors import StoreError
+from mfpipe.files import make_directory
 from mfpipe.models import MODELS
 from mfpipe.pipeline import Data, Place, models_from, publish
 from mfpipe.report import write_report
@@ -36,7 +38,10 @@ def demo(out: Path, place: Place, stage: Callable[[str], Any]) -> dict:
         What `compare --json` gives, with the seconds of every stage and the report's path.
     """
     started = time.perf_counter()
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        make_directory(out)
+    except OSError as error:
+        raise StoreError(f"{out}: cannot be written ({error.strerror or error})") from error
     store = Store(out / "store")
     with as_file(files("mfpipe_sample")) as sample:
         stage("ingesting the sample")

@@ -6,9 +6,6 @@ a fit runs, and in how many pieces, changes nothing in its result.
 
 from __future__ import annotations
 
-import logging
-import shutil
-import tempfile
 import time
 import uuid
 import warnings
@@ -16,13 +13,16 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from mfpipe import scratch
+from mfpipe.cluster import connect, gathered, one_blas_thread, with_retries
 from mfpipe.cores import available_cores
-from mfpipe.errors import ClusterError, ParameterError
+from mfpipe.errors import ClusterError
 from mfpipe.models import FactorModel, Model
 from mfpipe.models.base import Block, Totals, Update
 from mfpipe.partition import block_of, frame, group, split, write
@@ -30,11 +30,6 @@ from mfpipe.ratings import Ratings
 
 if TYPE_CHECKING:
     from distributed import Client
-
-log = logging.getLogger(__name__)
-
-ATTEMPTS = 4
-CONNECT_SECONDS = 10
 
 
 class Part(NamedTuple):
@@ -201,7 +196,6 @@ class OnCluster:
     def __init__(self, ratings: Ratings, dtype: np.dtype, n_partitions: int, client: Client, directory: Path):
         from dask import delayed
         from dask.bag import from_delayed
-        from distributed import wait
 
         self.client = client
         self.cluster = client.scheduler_info()["address"]
@@ -209,16 +203,19 @@ class OnCluster:
         self._totals = _totals(ratings)
         self.frames, self.blocks = {}, {}
         for side in ("user", "item"):
-            specs = write(split(group(ratings, side, dtype), n_partitions), side, directory)
+            blocks = split(group(ratings, side, dtype), n_partitions)
+            try:
+                specs = write(blocks, side, directory)
+            except OSError as error:
+                raise scratch.unusable(error) from error
             self.frames[side] = frame(specs, side, dtype)
             build = delayed(build_blocks)
             parts = zip(self.frames[side].to_delayed(), specs, strict=True)
             bag = from_delayed([build(part, s["first_row"], s["n_rows"]) for part, s in parts])
             self.blocks[side] = client.persist(bag)
         try:
-            wait(list(self.blocks.values()))
             for bag in self.blocks.values():
-                bag.map(len).sum().compute(scheduler=client)
+                self._run(partial(bag.map, len))
         except FileNotFoundError as error:
             raise ClusterError(
                 f"a worker of {self.cluster} cannot read {error.filename}: the partitions must lie on a "
@@ -230,10 +227,18 @@ class OnCluster:
         with warnings.catch_warnings():
             # Dask advises scattering large arguments; see `graph` for why these travel with it.
             warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
-            parts = self._with_retries(
-                lambda: self.graph(model, side, own, other, evaluate).compute(scheduler=self.client)
-            )
+            parts = self._run(lambda: self.graph(model, side, own, other, evaluate))
         return _gathered(parts, time.perf_counter() - started)
+
+    def _run(self, bag: Callable[[], Any]) -> list:
+        """The items of a bag, made anew where workers were lost with it."""
+        from distributed import futures_of
+
+        def run() -> list:
+            made = self.client.persist(bag())  # held until its results are here
+            return list(chain.from_iterable(gathered(self.client, futures_of(made))))
+
+        return with_retries(self.client, run)
 
     def graph(self, model: Model, side: str, own: np.ndarray, other: np.ndarray, evaluate: bool = False):
         """The half-step as a Dask collection.
@@ -250,22 +255,6 @@ class OnCluster:
         if not self.cluster.startswith("inproc:"):
             rows = delayed(rows, name=f"factors-{rows.token}", pure=False, traverse=False)
         return self.blocks[side].map_partitions(update, model=model, rows=rows, totals=self._totals)
-
-    def _with_retries(self, run: Callable[[], list[Part]]) -> list[Part]:
-        from distributed import KilledWorker
-        from distributed.client import FutureCancelledError
-        from distributed.comm import CommClosedError
-
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                return run()
-            except (KilledWorker, FutureCancelledError, CommClosedError, TimeoutError) as error:
-                if attempt == ATTEMPTS or self.client.status != "running":
-                    raise ClusterError(
-                        f"{self.cluster}: lost for good ({type(error).__name__}: {error})"
-                    ) from error
-                log.warning("half-step lost to a worker (%s); running it again", type(error).__name__)
-        raise AssertionError
 
 
 @contextmanager
@@ -300,81 +289,15 @@ def executor(
     if client is None and cluster in ("serial", "threads"):
         threads = 1 if cluster == "serial" else (workers or available_cores())
         here = InProcess(ratings, dtype, partitions or 4 * threads, threads)
-        with _one_blas_thread():
+        with one_blas_thread():
             try:
                 yield here
             finally:
                 here.close()
         return
-    directory = Path(tempfile.mkdtemp(prefix="mfpipe-partitions-"))
-    try:
-        with connect(cluster, workers, threads_per_worker, dashboard_address, client) as connected:
-            threads = sum(connected.nthreads().values())
-            yield OnCluster(ratings, dtype, partitions or 4 * threads, connected, directory)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-@contextmanager
-def connect(
-    cluster: str,
-    workers: int | None = None,
-    threads_per_worker: int | None = None,
-    dashboard_address: str | None = None,
-    client: Client | None = None,
-) -> Iterator[Client]:
-    """A client of the cluster meant; see `executor`.
-
-    Raises
-    ------
-    ClusterError
-        No scheduler answers at the address, or it has no workers.
-    """
-    if client is not None:
-        yield client
-        return
-    from distributed import Client, LocalCluster
-
-    if cluster == "local":
-        threads = threads_per_worker or max(1, available_cores() // (workers or 1))
-        settings: dict[str, Any] = {
-            "n_workers": workers or 1,
-            "threads_per_worker": threads,
-            "dashboard_address": dashboard_address or "127.0.0.1:8787",
-        }
-        if workers:
-            settings["host"] = "127.0.0.1"
-        else:
-            # In this process nothing is copied. The worker's own page would otherwise listen everywhere,
-            # and at a memory limit, which would be this process's, Dask only stops and waits.
-            settings |= {"processes": False, "memory_limit": None, "worker_dashboard_address": "127.0.0.1:0"}
-        with _one_blas_thread(), LocalCluster(**settings) as local, Client(local) as made:
-            # Dask's own link names another of the machine's addresses for a worker in this process.
-            port = made.scheduler_info()["services"].get("dashboard")
-            host = str(settings["dashboard_address"]).rpartition(":")[0] or "127.0.0.1"
-            log.info("Dask dashboard: http://%s:%s/status", host, port)
-            yield made
-        return
-    try:
-        made = Client(cluster, timeout=CONNECT_SECONDS)
-    except (OSError, ValueError, TypeError) as error:
-        if isinstance(error, ValueError | TypeError):
-            raise ParameterError(
-                f"--cluster {cluster}: not serial, threads, local or a scheduler's address"
-            ) from error
-        raise ClusterError(f"{cluster}: no Dask scheduler answers ({error}); is it running?") from error
-    with made:
-        if not made.nthreads():
-            raise ClusterError(
-                f"{cluster}: the scheduler has no workers; start one with: dask worker {cluster}"
-            )
-        yield made
-
-
-@contextmanager
-def _one_blas_thread() -> Iterator[None]:
-    """Threads are ours to count: a BLAS that starts its own would fight with them for the cores."""
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(1):
-        yield
+    with (
+        scratch.directory() as directory,
+        connect(cluster, workers, threads_per_worker, dashboard_address, client) as connected,
+    ):
+        threads = sum(connected.nthreads().values())
+        yield OnCluster(ratings, dtype, partitions or 4 * threads, connected, directory)

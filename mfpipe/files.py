@@ -26,9 +26,14 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # never hang
 _BLOCK = 1 << 24
 
 
+def open_new(path: Path) -> int:
+    """A descriptor to write a file with that does not exist yet; readable by owner and group only."""
+    return os.open(path, _NEW, FILE_MODE)
+
+
 def write_new(path: Path, data: bytes | memoryview) -> None:
     """Write and flush a file that does not exist yet; its directory is the caller's to flush."""
-    handle = os.open(path, _NEW, FILE_MODE)
+    handle = open_new(path)
     try:
         view = memoryview(data).cast("B")
         while view:

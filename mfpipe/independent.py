@@ -14,8 +14,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from mfpipe.errors import ClusterError
-from mfpipe.executors import connect
+from mfpipe.cluster import connect, gathered, with_retries
 
 Run = Callable[[Callable[[Any, Any], Any], Sequence[Any]], list]
 
@@ -63,22 +62,19 @@ def _on_cluster(client, make: Callable[[], Any]) -> Run:
     import warnings
 
     from dask import delayed
-    from distributed import KilledWorker
-    from distributed.client import FutureCancelledError
-    from distributed.comm import CommClosedError
 
     shared = client.persist(delayed(make, pure=False, traverse=False)())
 
     def run(call, arguments):
         one = delayed(call, pure=False)
-        try:
-            with warnings.catch_warnings():
-                # Dask advises scattering large arguments, but scattered ones die with their worker.
-                warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
-                calls = [one(shared, delayed(each, traverse=False)) for each in arguments]
-                return client.gather(client.compute(calls))
-        except (KilledWorker, FutureCancelledError, CommClosedError, TimeoutError) as error:
-            address = client.scheduler.address
-            raise ClusterError(f"{address}: lost for good ({type(error).__name__}: {error})") from error
+
+        def compute():
+            calls = [one(shared, delayed(each, traverse=False)) for each in arguments]
+            return gathered(client, client.compute(calls))
+
+        with warnings.catch_warnings():
+            # Dask advises scattering large arguments, but scattered ones die with their worker.
+            warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
+            return with_retries(client, compute)
 
     return run

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from mfpipe import dataset, rated, runs
 from mfpipe import evaluate as evaluation
+from mfpipe.addresses import require_cluster, require_dashboard
 from mfpipe.errors import ParameterError
 from mfpipe.evaluate import Holdout
 from mfpipe.executors import executor
@@ -58,38 +59,45 @@ class Data:
     rules: Rules = field(default_factory=Rules)
 
     def __post_init__(self):
-        if self.test and self.holdout:
+        if self.test and self.holdout is not None:
             raise ParameterError("--test and --holdout: give one of them")
         if not self.test:
             self.split_by()
 
     def split_by(self) -> Holdout:
-        return Holdout.parse(self.holdout or DEFAULT_HOLDOUT)
+        return Holdout.parse(DEFAULT_HOLDOUT if self.holdout is None else self.holdout)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a fit runs; see `mfpipe.executors.executor`."""
+    """Where a fit runs; see `mfpipe.executors.executor`.
+
+    Parameters
+    ----------
+    cluster, workers, threads_per_worker, partitions, dashboard_address
+    allow_remote : bool
+        Whether the dashboard may listen to other machines, and a scheduler be on one without TLS.
+    """
 
     cluster: str = "local"
     workers: int | None = None
     threads_per_worker: int | None = None
     partitions: int | None = None
     dashboard_address: str | None = None
+    allow_remote: bool = False
 
     def __post_init__(self):
         for name in ("workers", "threads_per_worker", "partitions"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ParameterError(f"{flag(name)} {value}: must be 1 or more")
-        if self.cluster not in ("serial", "threads", "local") and "://" not in self.cluster:
-            raise ParameterError(
-                f"--cluster {self.cluster!r}: must be serial, threads, local or a scheduler's address "
-                "such as tcp://127.0.0.1:8786"
-            )
+        require_cluster(self.cluster, self.allow_remote)
+        if self.dashboard_address is not None:
+            require_dashboard(self.dashboard_address, self.allow_remote)
 
     def settings(self) -> dict[str, Any]:
-        return dict(vars(self))
+        """What an executor is told; whether the place is allowed has been decided here."""
+        return {name: value for name, value in vars(self).items() if name != "allow_remote"}
 
     def settings_of_calls(self) -> dict[str, Any]:
         """For `mfpipe.independent.independent`, which has no partitions."""

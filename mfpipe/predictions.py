@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from mfpipe import sources
+from mfpipe import files, sources
 from mfpipe.errors import ParameterError, RatingsError, StoreError
 from mfpipe.fitted import SOURCES, FittedModel
 from mfpipe.reading import Chunk, Columns, read
@@ -49,7 +49,11 @@ def predict_file(
     aside = out.with_name(f".{out.name}.writing")
     try:
         options = pyarrow.csv.WriteOptions(quoting_style="needed")
-        with pyarrow.csv.CSVWriter(aside, PREDICTIONS, write_options=options) as writer:
+        files.remove(aside)  # of a process that was killed
+        with (
+            os.fdopen(files.open_new(aside), "wb") as file,
+            pyarrow.csv.CSVWriter(file, PREDICTIONS, write_options=options) as writer,
+        ):
             for path in sources.find([pairs]):
                 judge = partial(_predicted, fitted, clip)
                 for table, found in read(path, columns, judge, need_rating=False):

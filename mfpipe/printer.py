@@ -4,10 +4,25 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from rich.console import Console
+from rich.segment import Segment
+
+from mfpipe.printable import printable
+
+
+class SafeConsole(Console):
+    """A console on which no text of a file, an id or a path acts as markup or as a terminal's escape."""
+
+    def __init__(self, **options: Any):
+        super().__init__(highlight=False, emoji=False, markup=False, **options)
+
+    def render(self, *arguments: Any, **options: Any) -> Iterable[Segment]:
+        """What is shown, piece by piece; only rich's own control codes stay what they are."""
+        for segment in super().render(*arguments, **options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text, keep="\n"))
 
 
 class Printer:
@@ -15,8 +30,8 @@ class Printer:
 
     def __init__(self, options: argparse.Namespace):
         self.json = getattr(options, "json", False)
-        self.out = Console(highlight=False, emoji=False, markup=False)
-        self.err = Console(stderr=True, highlight=False, emoji=False, markup=False, quiet=options.quiet)
+        self.out = SafeConsole()
+        self.err = SafeConsole(stderr=True, quiet=options.quiet)
 
     def result(self, record: Any, show: Callable[..., None], *more: Any) -> None:
         if self.json:

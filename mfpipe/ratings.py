@@ -22,6 +22,7 @@ from mfpipe import files, sources
 from mfpipe.errors import ParameterError, RatingsError, StoreError
 from mfpipe.ids import IdMap
 from mfpipe.pairs import sort_pairs
+from mfpipe.printable import printable
 from mfpipe.reading import Chunk, Columns, Fault, read
 from mfpipe.texts import NO_TIME, decimals, id_faults, moments
 
@@ -301,18 +302,12 @@ def _write_quarantine(faults: list[Fault], path: Path) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(Fault._fields)
-    writer.writerows(fault._replace(text=_printable(fault.text)) for fault in faults)
+    writer.writerows(map(printable, map(str, fault)) for fault in faults)
     try:
         files.make_directory(path.parent)
         files.replace(path, text.getvalue().encode())
     except OSError as error:
         raise StoreError(f"{path}: cannot be written ({error.strerror or error})") from error
-
-
-def _printable(text: str) -> str:
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text
-    )
 
 
 def encode(

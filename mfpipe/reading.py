@@ -284,9 +284,9 @@ class _TextReader:
                     record = line.split(self.delimiter)
                     yield number, record, self._record_fault(record)
                 continue
-            rest = (further + "\n" for _, further in numbered)
+            further = self._within_limit(number, line, numbered)
             try:
-                record = next(csv.reader(chain([line + "\n"], rest), delimiter=self.delimiter, strict=True))
+                record = next(csv.reader(further, delimiter=self.delimiter, strict=True))
             except csv.Error as error:
                 if "unexpected end" in str(error) or "field limit" in str(error):
                     raise RatingsError(
@@ -295,6 +295,18 @@ class _TextReader:
                 yield number, [], f"misplaced quote ({error})"
             else:
                 yield number, record, self._record_fault(record)
+
+    def _within_limit(self, number: int, first: str, numbered: Iterator[tuple[int, str]]) -> Iterator[str]:
+        """Lines for a reader of one record, which would gather one without end in memory."""
+        taken = 0
+        for line in chain([first], (line for _, line in numbered)):
+            taken += len(line) + 1
+            if taken > sources.LINE_LIMIT:
+                raise RatingsError(
+                    f"{self.path}, line {number}: a quoted record longer than {sources.LINE_LIMIT} "
+                    "characters; is a quote never closed?"
+                )
+            yield line + "\n"
 
     def _record_fault(self, record: list[str]) -> str | None:
         try:

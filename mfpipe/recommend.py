@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mfpipe import rated
+from mfpipe import files, rated
 from mfpipe.errors import ParameterError, StoreError
 from mfpipe.fitted import FittedModel
 from mfpipe.folding import Folded
@@ -327,7 +327,8 @@ class _Output:
 
     def __enter__(self):
         try:
-            self.file = self.aside.open("wb")
+            files.remove(self.aside)  # of a process that was killed
+            self.file = os.fdopen(files.open_new(self.aside), "wb")
         except OSError as error:
             raise StoreError(f"{self.out}: cannot be written ({error.strerror or error})") from error
         self.writer = pq.ParquetWriter(self.file, SCHEMA, compression="zstd", write_page_checksum=True)

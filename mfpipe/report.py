@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +16,7 @@ from jinja2 import Environment, FunctionLoader
 from mfpipe import plots
 from mfpipe.command_line import train_command
 from mfpipe.errors import StoreError
+from mfpipe.files import replace
 from mfpipe.fitted import FittedModel
 from mfpipe.models import FactorModel
 from mfpipe.store import Version
@@ -138,12 +138,9 @@ def write_report(version: Version, path: Path) -> None:
 
 def write_page(html: str, path: Path) -> None:
     """Write a page; `path` appears when it is complete. StoreError if it cannot be written."""
-    aside = path.with_name(f".{path.name}.writing")
     try:
-        aside.write_text(html, encoding="utf-8")
-        os.replace(aside, path)
+        replace(path, html.encode())
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise StoreError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 

@@ -6,6 +6,7 @@ import glob
 import gzip
 import hashlib
 import os
+import re
 import stat
 import zlib
 from collections.abc import Iterator, Sequence
@@ -15,10 +16,12 @@ from typing import BinaryIO, cast
 from mfpipe.errors import RatingsError
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".parquet", ".csv.gz", ".tsv.gz", ".txt.gz", ".dat.gz")
+_REMOTE = re.compile("[A-Za-z][A-Za-z0-9+.-]*://", re.ASCII)
 BLOCK_BYTES = 16 << 20
 LINE_LIMIT = 1 << 20
 _NOT_TEXT = {
     b"PK\x03\x04": "a zip archive; unpack it first",
+    b"PK\x05\x06": "a zip archive; unpack it first",
     b"\x28\xb5\x2f\xfd": "Zstandard data; decompress it first",
     b"BZh": "bzip2 data; decompress it first",
     b"\xfd7zXZ": "xz data; decompress it first",
@@ -38,23 +41,33 @@ def find(inputs: Sequence[str | Path]) -> list[Path]:
     """
     found: set[Path] = set()
     for text in map(str, inputs):
-        path = Path(text)
-        if path.is_dir():
-            files = {p for p in path.iterdir() if p.name.endswith(SUFFIXES)}
-            if not files:
-                raise RatingsError(f"{path}: a directory with no rating files ({', '.join(SUFFIXES)})")
-        elif os.path.lexists(path):
-            files = {path}
-        elif glob.has_magic(text):
-            files = {Path(p) for p in glob.glob(text, recursive=True) if not Path(p).is_dir()}
-            if not files:
-                raise RatingsError(f"{text}: no file matches")
-        else:
-            raise RatingsError(f"{path}: no such file")
-        found |= files
+        try:
+            found |= _meant_by(text)
+        except OSError as error:
+            raise RatingsError(f"{text}: {error.strerror or error}") from error
     for path in found:
         _check(path)
     return sorted(found)
+
+
+def _meant_by(text: str) -> set[Path]:
+    """The files that one path, directory or glob names, which are not looked at yet."""
+    path = Path(text)
+    if path.is_dir():
+        files = {p for p in path.iterdir() if p.name.endswith(SUFFIXES)}
+        if not files:
+            raise RatingsError(f"{path}: a directory with no rating files ({', '.join(SUFFIXES)})")
+    elif os.path.lexists(path):
+        files = {path}
+    elif glob.has_magic(text) and not _REMOTE.match(text):
+        files = {Path(p) for p in glob.glob(text, recursive=True) if not Path(p).is_dir()}
+        if not files:
+            raise RatingsError(f"{text}: no file matches")
+    elif _REMOTE.match(text):
+        raise RatingsError(f"{text}: mfpipe reads local files only; fetch it first")
+    else:
+        raise RatingsError(f"{path}: no such file")
+    return files
 
 
 def _check(path: Path) -> None:
@@ -108,6 +121,8 @@ def blocks(path: Path) -> Iterator[bytes]:
 
 def _whole_lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
     text = file.read(BLOCK_BYTES).removeprefix(b"\xef\xbb\xbf")
+    if text[257:262] == b"ustar":
+        raise RatingsError(f"{path}: a tar archive; unpack it first")
     only_cr = b"\n" not in text and b"\r" in text
     rest = b""
     while text:

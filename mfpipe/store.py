@@ -32,6 +32,7 @@ import mfpipe
 from mfpipe import files
 from mfpipe.errors import ParameterError, StoreError
 from mfpipe.fitted import FittedModel
+from mfpipe.published import published
 from mfpipe.sealed import MANIFEST, json_bytes, seal
 from mfpipe.version import Version, factor_tables
 
@@ -111,18 +112,31 @@ class Store:
         home = self.path / name
         with self._publishing(home):
             number = self._published_by(home, about.get("run"))
-            if number is None:
-                number = str(self._last_number(home) + 1)
-                self._add(home, number, fitted, about, artifacts)
-            if make_current:
-                try:
-                    self._point(home, number)
-                except OSError as error:
-                    raise self._not_pointed(home, number, error) from error
+            with self._noted(home, number or str(self._last_number(home) + 1), make_current) as number:
+                if not (home / number).exists():
+                    self._add(home, number, fitted, about, artifacts)
+                if make_current:
+                    try:
+                        self._point(home, number)
+                    except OSError as error:
+                        raise self._not_pointed(home, number, error) from error
             try:
                 return self.version(name, number)
             except StoreError as error:
                 raise StoreError(f"{name}@{number} is published, but cannot be read back: {error}") from error
+
+    @contextmanager
+    def _noted(self, home: Path, number: str, make_current: bool) -> Iterator[str]:
+        """Take note of what has become of a version, also where a signal ends the process half-way."""
+        try:
+            yield number
+        finally:
+            if (home / number).exists():
+                pointed = None
+                with suppress(StoreError):
+                    pointed = self._current(home)["version"]
+                missed = make_current and pointed != number
+                published.append(f"{home.name}@{number}" + (", but not made current," if missed else ""))
 
     def _published_by(self, home: Path, run: str | None) -> str | None:
         """The version that a run published before it was killed, if it did."""

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mfpipe.printable import printable
+
 
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False)
@@ -238,13 +240,6 @@ def show_runs(console: Console, rows: list[dict]) -> None:
     _print(console, "Runs", table)
 
 
-def shown(text: str) -> str:
-    """An id as it may stand on a terminal: what would move the cursor or turn the text is spelled out."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text
-    )
-
-
 def show_recommendations(console: Console, record: dict) -> None:
     """The outcome of `recommend`: lists, or where they were written."""
     if "output" in record:
@@ -256,8 +251,8 @@ def show_recommendations(console: Console, record: dict) -> None:
     for one in record["users"]:
         table = _table("rank", "item", "score")
         for row in one["items"]:
-            table.add_row(str(row["rank"]), shown(row["item"]), number(row["score"]))
-        _print(console, f"{shown(one['user'])} ({one['source']})", table)
+            table.add_row(str(row["rank"]), printable(row["item"]), number(row["score"]))
+        _print(console, f"{printable(one['user'])} ({one['source']})", table)
         if not one["items"]:
             console.print("  nothing is left to recommend")
 
@@ -268,20 +263,19 @@ def show_similar(console: Console, record: dict) -> None:
         side = "item" if "item" in one else "user"
         table = _table("rank", side, "cosine")
         for row in one[f"{side}s"]:
-            table.add_row(str(row["rank"]), shown(row[side]), number(row["score"]))
-        _print(console, f"like {side} {shown(one[side])}", table)
+            table.add_row(str(row["rank"]), printable(row[side]), number(row["score"]))
+        _print(console, f"like {side} {printable(one[side])}", table)
 
 
 def show_explanation(console: Console, record: dict, most: int = 10) -> None:
     """The outcome of `explain`: the parts, and the largest shares."""
-    title = (
-        f"{record['name']}@{record['version']}: user {shown(record['user'])}, item {shown(record['item'])}"
-    )
+    pair = f"user {printable(record['user'])}, item {printable(record['item'])}"
+    title = f"{record['name']}@{record['version']}: {pair}"
     table = _table("part", "rating", "stars")
     for name, value in record["parts"].items():
         table.add_row(name, "", number(value))
     for row in record["ratings"][:most]:
-        table.add_row(f"item {shown(row['item'])}", number(row["rating"], 1), number(row["share"]))
+        table.add_row(f"item {printable(row['item'])}", number(row["rating"], 1), number(row["share"]))
     rest = record["ratings"][most:]
     if rest:
         table.add_row(f"{len(rest):,} other ratings", "", number(sum(row["share"] for row in rest)))

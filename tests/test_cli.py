@@ -136,11 +136,17 @@ def test_no_publish_leaves_the_current_version(run, tmp_path):
     assert run("models", "rollback", "m@2")[0] == 0
     assert json.loads(run("models", "show", "m", "--json")[1])["version"] == "2"
     assert run("models", "remove", "m@1")[0] == 0
-    assert run("models", "verify", "m")[0] == 0
+    for which in (("m",), ("m@2",), ()):
+        code, out, _ = run("models", "verify", *which)
+        assert (code, out) == (0, "m@2: intact\n")
     next(Path("mfpipe-store/m/2").glob("user_factors*")).write_bytes(b"")
-    code, out, _ = run("models", "verify", "m")
-    assert code == 5
-    assert "user_factors.parquet" in out
+    assert run("train", source, "--cluster", "serial", "--name", "other")[0] == 0
+    for which in (("m",), ()):
+        code, out, err = run("models", "verify", *which)
+        assert code == 5
+        assert "user_factors.parquet" in out
+        assert "damaged: m@2" in err
+        assert ("other@1: intact" in out) == (which == ())
 
 
 @pytest.mark.parametrize(
@@ -269,7 +275,7 @@ def test_a_signal_ends_the_run_with_its_code_and_leaves_only_what_resuming_takes
     assert "nothing was published" in err
     _, alive = psutil.wait_procs(children, timeout=5)
     assert not alive
-    assert not list(tmp_path.glob("mfpipe-partitions-*"))
+    assert {path.name for path in tmp_path.iterdir()} <= {"mfpipe-store", "numba"}
     (run,) = (path for path in Path(tmp_path, "mfpipe-store").glob("*/*") if path.name != ".lock")
     assert f"go on with: mfpipe resume {run.name} --store mfpipe-store" in err
 

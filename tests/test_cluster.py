@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
+from mfpipe.cluster import connect
 from mfpipe.errors import ClusterError, ParameterError
-from mfpipe.executors import OnCluster, connect, executor
+from mfpipe.executors import OnCluster, executor
 from mfpipe.fit import fit
 from mfpipe.models import ALS
 from mfpipe.pipeline import Place

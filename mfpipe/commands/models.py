@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 from rich.console import Console
 
@@ -24,7 +25,7 @@ def _models(options, printer: Printer) -> None:
     if options.action == "list":
         _list_models(store, options.name, printer)
         return
-    if options.name is None:
+    if options.name is None and options.action != "verify":
         raise ParameterError(f"models {options.action}: give NAME or NAME@VERSION")
     _MODEL_ACTIONS[options.action](store, options.name, printer)
 
@@ -51,35 +52,50 @@ def _show_model(store, name: str, printer: Printer) -> None:
     printer.result(manifest, lambda out, record: print(json.dumps(record, indent=1)))
 
 
-def _verify_models(store, name: str, printer: Printer) -> None:
+def _verify_models(store, name: str | None, printer: Printer) -> None:
     from mfpipe.errors import StoreError
     from mfpipe.store import parse_name
 
-    name, number = parse_name(name)
+    asked, number = parse_name(name) if name else (None, None)
+    names = [asked] if asked else store.names()
+    damage = {f"{each}@{version}": found for each in names for version, found in _damage(store, each, number)}
+
+    def show(out: Console, record: dict) -> None:
+        for each, found in record["damage"].items():
+            out.print(f"{each}: {'intact' if not found else '; '.join(found)}", soft_wrap=True)
+        if not record["damage"]:
+            out.print(f"no models in {store.path}", soft_wrap=True)
+
+    record: dict
+    if asked:  # of one model, by version
+        by_version = {each.partition("@")[2]: found for each, found in damage.items()}
+        record = {"name": asked, "damage": by_version}
+    else:
+        record = {"damage": damage}
+    printer.result(record, lambda out, _: show(out, {"damage": damage}))
+    broken = [each for each, found in damage.items() if found]
+    if broken:
+        raise StoreError(f"damaged: {', '.join(broken)}")
+
+
+def _damage(store, name: str, number: str | None) -> Iterator[tuple[str, list[str]]]:
+    """What is wrong with one version of a model, or with each and with what says which is current."""
+    from mfpipe.errors import StoreError
+
     numbers = [number] if number else store.numbers(name)
     if not numbers:
-        store.version(name)
-    damage = {}
+        store.version(name)  # says what is missing
     for each in numbers:
         try:
-            damage[each] = store.version(name, each).damage()
+            yield each, store.version(name, each).damage()
         except StoreError as error:
-            damage[each] = [str(error)]
-    if not number:
+            yield each, [str(error)]
+    if number is None:
         try:
             if store.current(name):
                 store.version(name)
         except StoreError as error:
-            damage["current"] = [str(error)]
-
-    def show(out: Console, record: dict) -> None:
-        for each, found in record["damage"].items():
-            out.print(f"{name}@{each}: {'intact' if not found else '; '.join(found)}", soft_wrap=True)
-
-    printer.result({"name": name, "damage": damage}, show)
-    broken = [each for each, found in damage.items() if found]
-    if broken:
-        raise StoreError(f"{name}: damaged: {', '.join(broken)}")
+            yield "current", [str(error)]
 
 
 def _rollback_model(store, name: str, printer: Printer) -> None:

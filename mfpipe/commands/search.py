@@ -54,11 +54,11 @@ def register(command) -> None:
 def _path(options, printer: Printer) -> None:
     from mfpipe.pipeline import quarantine_file
     from mfpipe.regularization import parse_lambdas, path
-    from mfpipe.search_report import write_path_report
     from mfpipe.store import Store
     from mfpipe.tables import show_path
 
     model = _model(options, {"regularization": "--lambdas"})
+    write = _report_writer(options, "write_path_report")
     lambdas, place, data = parse_lambdas(options.lambdas), place_from(options), _data(options)
 
     def told(fitted, record: dict) -> None:
@@ -72,19 +72,19 @@ def _path(options, printer: Printer) -> None:
         )
 
     found = path(data, model, lambdas, place, quarantine_file(Store(options.store)), log.info, told)
-    _give(options, printer, found, show_path, write_path_report)
+    _give(options, printer, found, show_path, write)
 
 
 def _tune(options, printer: Printer) -> None:
     from mfpipe.halving import tune
     from mfpipe.pipeline import quarantine_file
     from mfpipe.regularization import parse_lambdas
-    from mfpipe.search_report import write_tune_report
     from mfpipe.store import Store
     from mfpipe.tables import show_tune
 
     taken = {"rank": "--ranks", "weighting": "--weightings", "regularization": "--lambdas"}
     model = _model(options, taken)
+    write = _report_writer(options, "write_tune_report")
     found = tune(
         _data(options),
         model,
@@ -97,7 +97,7 @@ def _tune(options, printer: Printer) -> None:
         quarantine_file(Store(options.store)),
         log.info,
     )
-    _give(options, printer, found, show_tune, write_tune_report)
+    _give(options, printer, found, show_tune, write)
 
 
 def _model(options, taken: dict[str, str]):
@@ -117,6 +117,15 @@ def _model(options, taken: dict[str, str]):
     if options.output is not None and (options.output.is_dir() or not options.output.parent.is_dir()):
         raise ParameterError(f"--output {options.output}: must be a file in a directory that exists")
     return model
+
+
+def _report_writer(options, name: str):
+    """What writes the report, if one is asked for: where Bokeh is missing, that is said before fitting."""
+    if options.output is None:
+        return None
+    from mfpipe import search_report
+
+    return getattr(search_report, name)
 
 
 def _data(options):

@@ -67,7 +67,7 @@ def _train(options, printer: Printer) -> None:
     from mfpipe.tables import show_training
 
     (model,) = models_from([options.model], params_from(options))
-    name, _ = parse_name(options.name or model.name)
+    name, _ = parse_name(model.name if options.name is None else options.name)
     data, place, checkpoints = data_from(options), place_from(options), checkpoints_from(options)
     current, store = not options.no_publish, Store(options.store)
     with iterations(getattr(model, "max_iter", 1), printer.err) as show:

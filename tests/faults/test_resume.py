@@ -369,7 +369,7 @@ def killed(command, store, seconds):
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("kills", "iterations"), [(2, 400), pytest.param(20, 3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kills", "iterations"), [(2, 1200), pytest.param(20, 3000, marks=pytest.mark.slow)])
 def test_a_driver_killed_at_random_times_ends_as_if_it_had_not_been(tmp_path, kills, iterations):
     """With SIGKILL, its resumptions too, each on other numbers of threads and partitions."""
     rng = random.Random(kills)

@@ -1,0 +1,287 @@
+"""Signals at every stage, and machines that lack something: an exit code, words, and nothing left behind."""
+
+import itertools
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mfpipe import scratch
+from mfpipe.cli import main
+from mfpipe.errors import StoreError
+from mfpipe.executors import executor
+from mfpipe.models import ALS
+from mfpipe.store import Store
+from tests.make import write
+
+DRIVER = Path(__file__).with_name("driver.py")
+LINES = "user,item,rating\n" + "".join(f"{n % 40},{n % 37},{1 + n % 5}\n" for n in range(900))
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+STAGES = {
+    "reading": ("mfpipe.ratings:_judge", ("--cluster", "serial")),
+    "compiling": ("mfpipe.pipeline:compile_kernels", ("--cluster", "serial")),
+    "fitting in threads": ("mfpipe.executors:InProcess.half_step", ("--cluster", "threads")),
+    "starting a cluster": ("distributed.nanny:Nanny.start_unsafe", ("--workers", "2")),
+    "fitting on the local cluster": ("mfpipe.executors:OnCluster.half_step", ("--cluster", "local")),
+    "fitting on two workers": ("mfpipe.executors:OnCluster.half_step", ("--workers", "2")),
+    "storing": ("mfpipe.store:seal", ("--cluster", "serial")),
+    "pointing": ("mfpipe.store:Store._point", ("--cluster", "serial")),
+    "after publication": ("mfpipe.runs:Run.delete", ("--cluster", "serial")),
+}
+
+
+def started(tmp_path, place, *options):
+    """A driver of its own session and temporary directory, which has got to a place."""
+    source = write(tmp_path / "r.csv", LINES)
+    temporary = tmp_path / "tmp"
+    temporary.mkdir(exist_ok=True)
+    command = [
+        sys.executable,
+        str(DRIVER),
+        place,
+        "train",
+        source,
+        "--name",
+        "m",
+        "--max-iter",
+        "5",
+        *options,
+    ]
+    process = subprocess.Popen(
+        [*command, "--dashboard-address", "127.0.0.1:0"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": str(Path(__file__).parents[2])},
+        start_new_session=True,
+        preexec_fn=lambda: [signal.signal(number, signal.SIG_DFL) for number in CODES],
+    )
+    said = list(itertools.takewhile(lambda line: line != "HERE\n", process.stderr))
+    assert process.poll() is None, "".join(said)
+    return process, temporary
+
+
+def ended(process, temporary, began):
+    """The driver's last words; it is gone in time and with all that it started."""
+    _, said = process.communicate(timeout=20)
+    assert time.monotonic() - began < 10
+    left = [
+        p
+        for p in psutil.process_iter(["environ"])
+        if (p.info["environ"] or {}).get("TMPDIR") == str(temporary)
+    ]
+    _, alive = psutil.wait_procs(left, timeout=5)
+    assert not alive
+    assert list(temporary.iterdir()) == []
+    assert "Traceback" not in said
+    return said
+
+
+QUICK = {(signal.SIGTERM, stage) for stage in ("reading", "storing", "pointing", "after publication")}
+QUICK |= {(signal.SIGINT, "fitting on two workers"), (signal.SIGHUP, "fitting in threads")}
+
+
+@pytest.mark.parametrize(
+    ("number", "stage"),
+    [
+        pytest.param(
+            number,
+            stage,
+            id=f"{number.name} {stage}",
+            marks=[] if (number, stage) in QUICK else [pytest.mark.slow],
+        )
+        for number in CODES
+        for stage in STAGES
+    ],
+)
+def test_a_signal_at_any_stage(tmp_path, stage, number):
+    place, options = STAGES[stage]
+    process, temporary = started(tmp_path, place, *options)
+    began = time.monotonic()
+    process.send_signal(number)
+    said = ended(process, temporary, began)
+    assert process.returncode == CODES[number], said
+    published = Store(tmp_path / "mfpipe-store").numbers("m")
+    assert published == (["1"] if stage in ("pointing", "after publication") else [])
+    outcome = {"pointing": "m@1, but not made current,", "after publication": "m@1"}.get(stage, "nothing")
+    assert f"{number.name}: stopped; {outcome} was published" in said
+    assert ("go on with: mfpipe resume" in said) == (stage not in ("reading", "after publication"))
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "fitting in threads",
+        pytest.param("fitting on the local cluster", marks=pytest.mark.slow),
+        pytest.param("fitting on two workers", marks=pytest.mark.slow),
+    ],
+)
+def test_ctrl_c_again_and_again_and_to_the_whole_group(tmp_path, stage):
+    """As a terminal sends it: to the workers too, and by a hand that does not wait."""
+    place, options = STAGES[stage]
+    process, temporary = started(tmp_path, place, *options)
+    began = time.monotonic()
+    for _ in range(4):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.15)
+        if process.poll() is not None:
+            break
+    said = ended(process, temporary, began)
+    assert process.returncode == 130, said
+    assert "SIGINT: stopped; nothing was published" in said
+
+
+def test_a_process_that_cannot_unwind_is_ended(tmp_path):
+    """Its main thread is in C, where no handler of Python's runs."""
+    code = (
+        "import ctypes, sys; from mfpipe import scratch, stopping\n"
+        "stopping.GRACE_SECONDS = 1\n"
+        "mutex = ctypes.create_string_buffer(64)\n"
+        "with stopping.stoppable(), scratch.directory():\n"
+        "    print('HERE', file=sys.stderr, flush=True)\n"
+        "    lock = ctypes.CDLL(None).pthread_mutex_lock\n"
+        "    lock(mutex), lock(mutex)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    )
+    assert process.stderr.readline() == "HERE\n"
+    assert len(list(tmp_path.iterdir())) == 1
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=15)
+    assert process.returncode == 143
+    assert time.monotonic() - began < 5
+    assert "still busy 1 s after the signal" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_what_a_killed_driver_left_is_removed_by_the_next(tmp_path):
+    place, options = STAGES["fitting on two workers"]
+    process, temporary = started(tmp_path, place, *options)
+    process.kill()
+    process.wait()
+    process.stderr.close()
+    assert list(temporary.glob("mfpipe-scratch-*"))
+    workers = [
+        p
+        for p in psutil.process_iter(["environ"])
+        if (p.info["environ"] or {}).get("TMPDIR") == str(temporary)
+    ]
+    assert not psutil.wait_procs(workers, timeout=10)[1]
+    process, temporary = started(tmp_path, "mfpipe.executors:OnCluster.half_step", "--cluster", "local")
+    assert len(list(temporary.glob("mfpipe-scratch-*"))) == 2  # partitions, and Dask's own
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    ended(process, temporary, began)
+
+
+def test_the_scratch_of_a_living_process_and_what_is_not_ours_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(scratch.tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "mfpipe-scratch-link").symlink_to(tmp_path)
+    (tmp_path / "mfpipe-scratch-unlocked").mkdir()  # has no lock at all, so no process of ours made it
+    with scratch.directory() as one, scratch.directory() as two:
+        assert one.is_dir()
+        assert two.is_dir()
+        assert oct(one.stat().st_mode & 0o777) == "0o700"
+    assert {path.name for path in tmp_path.iterdir()} == {"mfpipe-scratch-link", "mfpipe-scratch-unlocked"}
+
+
+# Machines that lack something
+
+
+def test_a_full_temporary_directory_is_said(small, monkeypatch, tmp_path):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    for what in ("mfpipe.partition.pq.write_table", "tempfile.mkdtemp"):
+        with monkeypatch.context() as patched:
+            patched.setattr(scratch.tempfile, "tempdir", str(tmp_path))
+            patched.setattr(what, full)
+            with (
+                pytest.raises(StoreError, match="temporary directory .*No space left on device.*set TMPDIR"),
+                executor(small, ALS(2).storage, dashboard_address="127.0.0.1:0"),
+            ):
+                pass
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_taken_port_is_said_with_the_one_taken_instead(small, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("mfpipe"), "propagate", True)
+    with socket.create_server(("127.0.0.1", 0)) as taken, caplog.at_level(logging.INFO, "mfpipe"):
+        port = taken.getsockname()[1]
+        with executor(small, ALS(2).storage, dashboard_address=f"127.0.0.1:{port}"):
+            pass
+    assert f"port {port} is taken" in caplog.text
+    links = [r.getMessage() for r in caplog.records if "Dask dashboard: http://127.0.0.1:" in r.getMessage()]
+    assert links
+    assert not [link for link in links if f":{port}/" in link]
+
+
+BLOCK = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "bokeh":
+            raise ModuleNotFoundError(f"No module named {name!r}", name="bokeh")
+sys.meta_path.insert(0, Blocked())
+from mfpipe.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_without_bokeh_everything_but_reports_works(tmp_path):
+    def run(*arguments):
+        command = [sys.executable, "-c", BLOCK, *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+
+    source = write(tmp_path / "r.csv", LINES)
+    trained = run("train", source, "--name", "m", "--max-iter", "2")
+    assert trained.returncode == 0, trained.stderr
+    assert "no Dask dashboard: Bokeh is not installed" in trained.stderr
+    searched = run("path", source, "--lambdas", "2", "--max-iter", "2", "--cluster", "serial")
+    assert searched.returncode == 0, searched.stderr
+    for command in (("report", "m", "-o", "r.html"), ("path", source, "-o", "r.html", "--cluster", "serial")):
+        refused = run(*command)
+        assert refused.returncode == 2
+        assert "needs bokeh, which is not installed" in refused.stderr
+        assert "reading" not in refused.stderr  # before anything else is done
+        assert not (tmp_path / "r.html").exists()
+
+
+def test_a_clock_that_is_set_back_changes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    source = write(tmp_path / "r.csv", LINES)
+    now = itertools.count(1_700_000_000, -3600)
+    for version in ("1", "2"):
+        monkeypatch.setattr(time, "time", lambda: float(next(now)))
+        assert (
+            main(
+                [
+                    "train",
+                    source,
+                    "--name",
+                    "m",
+                    "--cluster",
+                    "threads",
+                    "--max-iter",
+                    "3",
+                    "--checkpoint-iterations",
+                    "1",
+                ]
+            )
+            == 0
+        )
+        assert Store("mfpipe-store").current("m") == version
+    assert "-" not in capsys.readouterr().out.partition("seconds")[2].replace("e-", "")
