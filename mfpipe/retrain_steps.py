@@ -287,9 +287,8 @@ class Steps:
         prepared = Prepared(
             whole, self.prepared.test, self.prepared.about | {"refit": True}, whole.fingerprint(), 0.0
         )
-        start = (
-            warm_start(trained.fitted, self.model, whole).factors if fits(self.model, self.model) else None
-        )
+        model = self.model
+        start = warm_start(trained.fitted, model, whole).factors if isinstance(model, FactorModel) else None
         with executor(whole, self.model.storage, **self.request.place.settings()) as where:
             refit = fit_and_evaluate(self.model, prepared, where, start=start)
         refit.metrics = trained.metrics

@@ -37,6 +37,7 @@ ALLOWED = {
     "resuming": {"models", "orders", "pipeline", "ratings", "reading", "runs", "store"},
     "progress": set(),
     "tables": set(),
+    "decision_tables": {"tables"},
     "pipeline": {
         "models",
         "ratings",
