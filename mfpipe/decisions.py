@@ -70,6 +70,21 @@ def history(store: Store, name: str) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: row["when"])
 
 
+def overtaken(store: Store, name: str, due: datetime | None, run: str | None) -> str | None:
+    """Why a scheduled retrain is not needed any more: another one began after it was due and has ended.
+
+    After an outage this leaves one of the nights that were missed. None where it is needed, and for one
+    that no schedule asked for (`due` is None).
+    """
+    if due is None:
+        return None
+    for decision in reversed(_records(store, name)):
+        if decision["run"] != run and datetime.fromisoformat(decision["when"]) > due:
+            was_due = due.strftime("%Y-%m-%d %H:%M UTC")
+            return f"{name} was retrained at {decision['when']}, after this run was due ({was_due})"
+    return None
+
+
 def _records(store: Store, name: str) -> list[dict[str, Any]]:
     directory = store.path / DIRECTORY / name
     paths = sorted(directory.iterdir()) if directory.is_dir() else []

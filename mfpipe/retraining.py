@@ -27,6 +27,8 @@ from mfpipe.store import Store, parse_name
 
 log = logging.getLogger(__name__)
 
+__all__ = ["Request", "Steps", "require_not_refused", "resume", "retrain", "retraining"]
+
 
 @dataclass(frozen=True)
 class Request:
