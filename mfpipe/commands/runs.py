@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from mfpipe.arguments import add_json, add_place, add_store
-from mfpipe.errors import ParameterError
+from mfpipe.errors import GateError, ParameterError
 from mfpipe.printer import Printer
 
 log = logging.getLogger("mfpipe")
@@ -54,5 +54,9 @@ def _resume(options, printer: Printer) -> None:
         from mfpipe.resuming import resume
         from mfpipe.tables import show_training as show_outcome
     with iterations(iterations_of(store.path, options.run_id), printer.err) as show:
-        record = resume(options.run_id, store, [show], log.info, **changed)
+        try:
+            record = resume(options.run_id, store, [show], log.info, **changed)
+        except GateError as refused:
+            printer.result(refused.record, show_outcome)
+            raise
     printer.result(record, show_outcome)
