@@ -94,6 +94,7 @@ def up() -> None:
     _prefect(env, "work-pool", "create", "local", "--type", "process", "--overwrite")
     _prefect(env, "deploy", "--all", "--prefect-file", str(_deployments(ports)))
     if "worker" not in running:
+        _reconcile(ports)
         _start("worker", *wanted["worker"], env)
     _wait("worker", lambda: _worker_is_online(ports))
     _wait("dask-worker", lambda: _dask_workers(ports) > 0)
@@ -207,6 +208,33 @@ def _wait(name: str, answers: Callable[[], bool]) -> None:
         if time.monotonic() > deadline:
             sys.exit(f"{name} does not answer after {PATIENCE} s; see {HERE / 'logs' / name}.log")
         time.sleep(0.3)
+
+
+def _reconcile(ports: Ports) -> None:
+    """Tell Prefect of runs that died together with their worker, which nobody was left to report.
+
+    They would stay Running, and keep the deployment's one place taken.
+    """
+    body = {
+        "flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}},
+        "work_pools": {"name": {"any_": ["local"]}},
+    }
+    found = json.loads(_answers(f"{ports.url}/flow_runs/filter", json.dumps(body).encode()) or b"[]")
+    for run in found:
+        pid = str(run["infrastructure_pid"] or "").rpartition(":")[2]
+        if pid.isdigit() and _runs_a_flow(int(pid)):
+            continue
+        message = "Its process was gone when `make up` started a worker."
+        state = {"state": {"type": "CRASHED", "name": "Crashed", "message": message}, "force": True}
+        _answers(f"{ports.url}/flow_runs/{run['id']}/set_state", json.dumps(state).encode())
+        print(f"{run['name']}: died with its worker; go on with: prefect flow-run retry {run['id']}")
+
+
+def _runs_a_flow(pid: int) -> bool:
+    try:
+        return any("prefect" in word for word in psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return False
 
 
 def _answers(url: str, body: bytes | None = None) -> bytes:
