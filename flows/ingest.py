@@ -29,6 +29,7 @@ def ingest_files(ratings: list[str], out: str) -> dict:
 
 
 @flow(name="ingest", flow_run_name="ingest to {out}")
+@p.described
 def ingest(
     ratings: p.RatingFiles,
     out: Annotated[str, Field(min_length=1, description="Directory of the dataset")] = "mfpipe-ratings",

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from inspect import cleandoc
+from typing import Annotated, Literal, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from mfpipe.drift import Limits
 from mfpipe.models import MODELS
 
+Function = TypeVar("Function", bound=Callable)
 SAME = "; empty: as the current version's"
+
+
+def described(function: Function) -> Function:
+    """A flow's function with its parameters' descriptions in its docstring too.
+
+    Prefect's forms take them from there alone, and drop those that a parameter's type has.
+    """
+    lines = []
+    for name, hint in get_type_hints(function, include_extras=True).items():
+        for note in getattr(hint, "__metadata__", ()):
+            lines.append(f"    {name}: {note.description}")
+    function.__doc__ = f"{cleandoc(function.__doc__ or '')}\n\nArgs:\n" + "\n".join(lines)
+    return function
+
 
 RatingFiles = Annotated[list[str], Field(min_length=1, description="Rating files, directories or globs")]
 TestFiles = Annotated[list[str], Field(description="Test files; without any, ratings are held out")]

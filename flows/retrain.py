@@ -76,6 +76,7 @@ def report(name: str, version: str, store: str) -> str:
 
 
 @flow(name="retrain", flow_run_name="retrain {name}", persist_result=False)
+@p.described
 def retrain(
     ratings: p.RatingFiles,
     name: p.StoredName = "als",
@@ -103,7 +104,9 @@ def retrain(
             ge=0, allow_inf_nan=False, description="By what share of its RMSE it may be worse than current"
         ),
     ] = 0.01,
-    limits: p.DriftLimits = p.DriftLimits(),
+    limits: Annotated[
+        p.DriftLimits, Field(description="How far the ratings may be from the current version's")
+    ] = p.DriftLimits(),
     keep_versions: Annotated[
         int | None, Field(ge=1, description="Delete all but the latest versions; empty: none")
     ] = None,
