@@ -20,6 +20,7 @@ from mfpipe.decision_tables import start_in_words
 from mfpipe.fit import Fit
 
 UPDATE_SECONDS = 2.0
+SHOWN = 200  # half-steps of a table or picture: of a longer fit, evenly chosen ones and the last
 _MARKDOWN = str.maketrans({sign: "\\" + sign for sign in "\\`*_{}[]()#+-.!|~$"})
 
 
@@ -91,6 +92,14 @@ def systems(record: dict) -> list[dict]:
     ]
 
 
+def thinned(records: list, most: int) -> list:
+    """At most so many of them: the first, the last, and those at even distances between."""
+    if len(records) <= most:
+        return records
+    last = len(records) - 1
+    return [records[round(at * last / (most - 1))] for at in range(most)]
+
+
 def half_steps(fit: Fit) -> list[dict]:
     """A row for each half-step."""
     return [
@@ -100,7 +109,7 @@ def half_steps(fit: Fit) -> list[dict]:
             "objective": half["objective"],
             "seconds": round(half["seconds"], 4),
         }
-        for each in fit.history
+        for each in thinned(fit.history, SHOWN // 2)
         for half in each["half_steps"]
     ]
 
@@ -163,13 +172,14 @@ def decision(record: dict) -> str:
 
 def picture(objectives: list[float], width: int = 720, height: int = 300) -> str:
     """The objective after each half-step, on a logarithmic scale, as the address of an SVG."""
-    shown = [math.log10(value) if value > 0 else 0.0 for value in objectives]
+    numbers = thinned(list(range(len(objectives))), SHOWN)
+    shown = [math.log10(objectives[at]) if objectives[at] > 0 else 0.0 for at in numbers]
     low, high = min(shown), max(shown)
     reach, left, top = (high - low) or 1.0, 90, 30
-    across = (width - left - 20) / max(1, len(shown) - 1)
+    across = (width - left - 20) / max(1, len(objectives) - 1)
     points = [
         (left + at * across, top + (high - value) / reach * (height - 2 * top))
-        for at, value in enumerate(shown)
+        for at, value in zip(numbers, shown, strict=True)
     ]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="#1f5fa8"/>' for x, y in points)
@@ -180,7 +190,7 @@ def picture(objectives: list[float], width: int = 720, height: int = 300) -> str
         f'<polyline points="{line}" fill="none" stroke="#1f5fa8" stroke-width="2"/>{dots}'
         f'<text x="8" y="{top + 4}" {style}>{max(objectives):.5g}</text>'
         f'<text x="8" y="{height - top + 4}" {style}>{min(objectives):.5g}</text>'
-        f'<text x="{left}" y="{height - 6}" {style}>half-steps from the start (0) to {len(shown) - 1}; '
+        f'<text x="{left}" y="{height - 6}" {style}>half-steps from the start (0) to {len(objectives) - 1}; '
         f"objective, logarithmic</text></svg>"
     )
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
