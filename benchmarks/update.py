@@ -56,8 +56,8 @@ def main() -> None:
     for how, (fitted, seconds) in found.items():
         difference = 100 * (fitted.objective / cold.objective - 1)
         print(
-            f"{how:<6} {fitted.n_iter:3d} iterations {seconds:7.2f} s, {seconds / cold_seconds:.3f} of cold's  "
-            f"objective {fitted.objective:.6f} ({difference:+.4f} % of cold's)"
+            f"{how:<6} {fitted.n_iter:3d} iterations {seconds:.2f} s, {seconds / cold_seconds:.3f} of cold's "
+            f" objective {fitted.objective:.6f} ({difference:+.4f} % of cold's)"
         )
 
 
