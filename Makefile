@@ -5,13 +5,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo flows test test-all faults check audit bench bench-parts lock clean
+.PHONY: demo flows up down test test-all faults check audit bench bench-parts lock clean
 
 demo: .stamps/core
 	$(BIN)/mfpipe demo
 
 flows: .stamps/dev
 	@echo "Prefect is in $(BIN); README.md says how to start it."
+
+# Prefect and Dask on this machine's loopback: make up PORT=4300 DASK_PORT=8886 DASHBOARD_PORT=8887
+up: .stamps/dev
+	@PORT=$(PORT) DASK_PORT=$(DASK_PORT) DASHBOARD_PORT=$(DASHBOARD_PORT) $(BIN)/python -m mfpipe_flows.local up
+
+down: .stamps/dev
+	@$(BIN)/python -m mfpipe_flows.local down
 
 test: .stamps/dev
 	$(BIN)/python -m pytest --cov --cov-report=term -m "not slow"

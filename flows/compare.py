@@ -25,6 +25,7 @@ def compare_all(data: Data, systems: dict[str, Model], place: Place, record: int
 
 
 @flow(name="compare", flow_run_name="compare every system")
+@p.described
 def compare(
     ratings: p.RatingFiles,
     test: p.TestFiles = [],  # noqa: B006 - Prefect never changes it, and its schema shows it

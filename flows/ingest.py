@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from mfpipe_flows import parameters as p
+from mfpipe_flows.boundaries import BACKOFF, only_after
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from pydantic import Field
@@ -15,9 +16,10 @@ from mfpipe.dataset import ingest_to
 
 @task(
     name="ingest",
-    retries=1,
-    retry_delay_seconds=10,
-    retry_condition_fn=lambda task, run, state: _is_io(state),
+    retries=3,
+    retry_delay_seconds=BACKOFF,
+    retry_condition_fn=only_after(OSError),
+    persist_result=False,
 )
 def ingest_files(ratings: list[str], out: str) -> dict:
     """Ingest; returns the record of `mfpipe ingest --json`."""
@@ -26,17 +28,8 @@ def ingest_files(ratings: list[str], out: str) -> dict:
     return report
 
 
-def _is_io(state) -> bool:
-    try:
-        state.result()
-    except OSError:
-        return True
-    except Exception:
-        return False
-    return False
-
-
 @flow(name="ingest", flow_run_name="ingest to {out}")
+@p.described
 def ingest(
     ratings: p.RatingFiles,
     out: Annotated[str, Field(min_length=1, description="Directory of the dataset")] = "mfpipe-ratings",

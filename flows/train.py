@@ -62,6 +62,7 @@ def _summary(record: dict) -> str:
 
 
 @flow(name="train", flow_run_name="train {name}: {model}")
+@p.described
 def train(
     ratings: p.RatingFiles,
     test: p.TestFiles = [],  # noqa: B006 - Prefect never changes it, and its schema shows it

@@ -5,6 +5,7 @@ MfpipeError
 ├── RatingsError     3   bad input data
 ├── NumericError     4   non-finite solve, objective that rose
 ├── StoreError       5   store missing, damaged or not writable
+├── GateError        6   refused by the publishing gate; the old version stays current
 └── ClusterError     7   cluster not reachable or lost for good
 """
 
@@ -37,6 +38,19 @@ class StoreError(MfpipeError):
     """A model store or dataset that is missing, damaged or not writable."""
 
     exit_code = 5
+
+
+class GateError(MfpipeError):
+    """A challenger, or the data to train it on, that the publishing gate refused.
+
+    `record` is what `retrain` would have returned: the decision and its figures.
+    """
+
+    exit_code = 6
+
+    def __init__(self, message: str, record: dict):
+        super().__init__(message)
+        self.record = record
 
 
 class ClusterError(MfpipeError):

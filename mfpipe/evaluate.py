@@ -74,8 +74,14 @@ class Holdout:
             )
         return ratings.time
 
-    def split(self, ratings: Ratings) -> tuple[Ratings, TestRatings]:
+    def split(self, ratings: Ratings, newer_than: int | None = None) -> tuple[Ratings, TestRatings]:
         """The training ratings, and those held out as test records.
+
+        Parameters
+        ----------
+        ratings : Ratings
+        newer_than : int, optional
+            Hold out only ratings with a later time than this one, in microseconds since 1970.
 
         Raises
         ------
@@ -83,6 +89,8 @@ class Holdout:
             Nothing is left to train on, nothing is held out, or the times it needs are missing.
         """
         held_out = self.mask(ratings)
+        if newer_than is not None:
+            held_out &= self._times(ratings) > newer_than
         if held_out.all() or not held_out.any():
             raise RatingsError(
                 f"--holdout {self} leaves {int((~held_out).sum())} of {len(ratings)} ratings to train on and "

@@ -23,12 +23,12 @@ from mfpipe.fit import Fit, Pairs, State, baseline_of, fit, starting_factors
 from mfpipe.fitted import FittedModel
 from mfpipe.ids import IdMap
 from mfpipe.models import MODELS, FactorModel, Model
-from mfpipe.models.base import flag
+from mfpipe.models.base import Factors, flag
 from mfpipe.orders import order_of
 from mfpipe.ranking import ranking
 from mfpipe.ratings import Ratings, Rules, TestRatings, ingest, read_test
 from mfpipe.runs import Checkpoints, Run
-from mfpipe.store import Store, Version, parse_name
+from mfpipe.store import WHATEVER, Store, Version, parse_name
 from mfpipe.topn import require_count
 
 log = logging.getLogger(__name__)
@@ -133,18 +133,24 @@ class Prepared:
             "n_items": len(self.ratings.items),
             "sha256": self.sha256,
             "global_mean": float(self.ratings.rating.mean()),
+            "spread": float(self.ratings.rating.std()),
+            "time": self.ratings.time_range(),
             **self.about,
         }
+
+
+def read_ratings(data: Data, quarantine: Path | None = None) -> tuple[Ratings, dict]:
+    """All ratings of the inputs, and the report of their ingest."""
+    if dataset.is_dataset(data.inputs):
+        return dataset.read(Path(data.inputs[0]))
+    ratings, made = ingest(data.inputs, data.rules, quarantine)
+    return ratings, made.record()
 
 
 def prepare(data: Data, quarantine: Path | None = None) -> Prepared:
     """Read and encode the ratings, and read or hold out the test records."""
     started = time.perf_counter()
-    if dataset.is_dataset(data.inputs):
-        ratings, report = dataset.read(Path(data.inputs[0]))
-    else:
-        ratings, made = ingest(data.inputs, data.rules, quarantine)
-        report = made.record()
+    ratings, report = read_ratings(data, quarantine)
     about: dict[str, Any] = {"inputs": [str(path) for path in data.inputs], "ingest": report}
     if data.test:
         beside = None if quarantine is None else quarantine.with_suffix(".test" + quarantine.suffix)
@@ -297,12 +303,14 @@ def fit_and_evaluate(
     on_iteration: Callbacks = (),
     state: State | None = None,
     on_state: Callable[[State], None] | None = None,
+    start: Factors | None = None,
 ) -> Trained:
     """Fit on an executor, and evaluate on the test records."""
     fitting = fit(
         model,
         prepared.ratings,
         where,
+        start=start,
         test=prepared.pairs,
         on_iteration=on_iteration,
         state=state,
@@ -324,10 +332,12 @@ def publish(
     make_current: bool = True,
     systems: list[dict] | None = None,
     run: str | None = None,
+    about: dict | None = None,
+    replacing: Any = WHATEVER,
 ) -> Version:
-    """Store a trained model as the next version of `name`, with what its report needs."""
+    """Store a trained model as the next version of `name`, with what its report needs, and `about`."""
     fitting = trained.fit
-    about = {
+    described = {
         "data": prepared.data(),
         "objective": fitting.objective,
         "train_rmse": fitting.train_rmse,
@@ -337,9 +347,10 @@ def publish(
         "warnings": fitting.warnings,
         "checksums": checksums(trained.fitted),
         "place": place.settings(),
+        **(about or {}),
     }
     if run:
-        about["run"] = run
+        described["run"] = run
     artifacts: dict[str, Any] = {
         "history.parquet": _history_table(fitting.history),
         "timings.json": {
@@ -355,7 +366,7 @@ def publish(
         artifacts[rated.FILE] = rated.table_of(trained.fitted.rated)
     if systems:
         artifacts["systems.json"] = systems
-    trained.version = store.publish(name, trained.fitted, about, artifacts, make_current)
+    trained.version = store.publish(name, trained.fitted, described, artifacts, make_current, replacing)
     return trained.version
 
 

@@ -69,6 +69,13 @@ class Ratings:
                 digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
+    def time_range(self) -> dict[str, int] | None:
+        """The `earliest` and `latest` time, in microseconds since 1970; None where there are none."""
+        if self.time is None or (self.time == NO_TIME).all():
+            return None
+        known = self.time[self.time != NO_TIME]
+        return {"earliest": int(known.min()), "latest": int(known.max())}
+
     def subset(self, keep: np.ndarray) -> Ratings:
         """The ratings where `keep` is true, with ids and rows for those alone."""
         user, users = _compact(self.user[keep], self.users)

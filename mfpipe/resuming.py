@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mfpipe import runs
+from mfpipe.errors import ParameterError
 from mfpipe.models import MODELS
 from mfpipe.orders import other_machine, require_unchanged
 from mfpipe.pipeline import Callbacks, Data, Fitting, Place, prepare, quarantine_file
@@ -52,11 +53,15 @@ def resume(
     """
     with runs.reopened(store.path, run) as held:
         order = held.order
+        if "retrain" in order:
+            raise ParameterError(
+                f"run {run}: is a retrain, which goes on through its gate: mfpipe resume {run}"
+            )
         model = MODELS[order["model"]](**order["params"])
         where = dataclasses.replace(Place(**order["place"]), **place)
         store.require_writable(order["name"])
         stage("reading ratings")
-        prepared = prepare(_data(order), quarantine_file(store))
+        prepared = prepare(data_of(order), quarantine_file(store))
         require_unchanged(order, prepared.sums())
         elsewhere = other_machine(order)
         if elsewhere:
@@ -68,7 +73,7 @@ def resume(
         return record | {"warnings": record["warnings"] + ([elsewhere] if elsewhere else [])}
 
 
-def _data(order: dict[str, Any]) -> Data:
+def data_of(order: dict[str, Any]) -> Data:
     """The data of an order; paths are seen from the directory it was given in."""
     given = order["data"]
     inputs, test = (

@@ -200,7 +200,7 @@ def _now() -> str:
 
 
 @contextmanager
-def started(store: Path, order: dict[str, Any]) -> Iterator[Run]:
+def started(store: Path, order: dict[str, Any], run: str | None = None) -> Iterator[Run]:
     """A new run of a store, held while the block runs, and deleted when it succeeds.
 
     An exception leaves it to be resumed, and says how in a note, unless the same would happen again.
@@ -210,9 +210,14 @@ def started(store: Path, order: dict[str, Any]) -> Iterator[Run]:
     store : Path
     order : dict
         What is needed to do it again: `name`, `checkpoints` and whatever the caller needs; JSON values.
+    run : str, optional
+        Its id, if that is not taken; by default made from the name.
     """
     runs = store / DIRECTORY
-    run = f"{order['name']}-{secrets.token_hex(3)}"
+    if run is not None and not _RUN.fullmatch(run):
+        raise ParameterError(f"run {run[:120]!r}: must be letters, digits, dots, dashes and underscores")
+    if run is None or (runs / run).exists():
+        run = f"{order['name']}-{secrets.token_hex(3)}"
     order = {"format": FORMAT, "run": run, "started": _now(), "pid": os.getpid(), **order}
     with ExitStack() as held:
         try:
@@ -266,6 +271,32 @@ def _until_done(run: Run, *hopeless: type[MfpipeError]) -> Iterator[Run]:
     run.delete()
 
 
+def interrupted_like(store: Path, order: dict[str, Any], same: tuple[str, ...]) -> str | None:
+    """The interrupted run of this name whose order agrees in the keys `same`.
+
+    Others that have all of these keys are deleted: what they were to do has been overtaken. Only for who
+    holds a lock under which no other such run of the name can be running.
+    """
+    found = None
+    for each in listed(store):
+        if each["name"] != order["name"] or each["state"] != "interrupted":
+            continue
+        held = _order(_path(store, each["run"]))
+        if not all(key in held for key in same):
+            continue
+        if found is None and all(held[key] == order[key] for key in same):
+            found = each["run"]
+        else:
+            log.info("run %s: overtaken by another order; removed", each["run"])
+            remove(store, each["run"])
+    return found
+
+
+def order_held(store: Path, run: str) -> dict[str, Any]:
+    """What a run was asked to do."""
+    return _order(_path(store, run))
+
+
 def remove(store: Path, run: str) -> None:
     """Delete a run that nobody will resume."""
     path = _path(store, run)
@@ -301,7 +332,7 @@ def listed(store: Path) -> list[dict[str, Any]]:
 
 def iterations_of(store: Path, run: str) -> int:
     """How many iterations a run makes at most."""
-    return _order(_path(store, run))["params"].get("max_iter", 1)
+    return order_held(store, run)["params"].get("max_iter", 1)
 
 
 def _reached(path: Path) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from mfpipe.version import Version, factor_tables
 
 log = logging.getLogger(__name__)
 
+WHATEVER = object()  # may be current when a version is published
 LIBRARIES = ("numpy", "scipy", "numba", "pyarrow", "dask", "distributed")
 RESERVED = ("quarantine", "reports")  # directories of a store that are not models
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
@@ -88,6 +89,7 @@ class Store:
         about: dict,
         artifacts: dict[str, Any],
         make_current: bool = True,
+        replacing: Any = WHATEVER,
     ) -> Version:
         """Store a fit as the next version of `name`.
 
@@ -102,16 +104,24 @@ class Store:
             File name → pyarrow.Table (for .parquet) or JSON value (for .json).
         make_current : bool
             Whether `current` moves to the new version.
+        replacing : str or None, optional
+            The version that must still be current; None if there must be none.
 
         Raises
         ------
         StoreError
-            The store cannot be written; nothing visible has changed then, unless the message says so.
+            The store cannot be written, or another version has become current; nothing visible has changed
+            then, unless the message says so.
         """
         name, _ = parse_name(name)
         home = self.path / name
         with self._publishing(home):
             number = self._published_by(home, about.get("run"))
+            if replacing is not WHATEVER and self.current(name) not in (replacing, number):
+                raise StoreError(
+                    f"{name}: {self.current(name)} has become current in place of {replacing or 'none'}; "
+                    "nothing was published"
+                )
             with self._noted(home, number or str(self._last_number(home) + 1), make_current) as number:
                 if not (home / number).exists():
                     self._add(home, number, fitted, about, artifacts)

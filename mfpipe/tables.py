@@ -11,7 +11,7 @@ from rich.text import Text
 from mfpipe.printable import printable
 
 
-def _table(*columns: str) -> Table:
+def table_of(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False)
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number > 0)
@@ -33,7 +33,7 @@ def number(value: Any, digits: int = 4) -> str:
 def show_comparison(console: Console, record: dict) -> None:
     """The systems of `compare`: accuracy, time, and the test record asked for."""
     systems = record["systems"]
-    accuracy = _table("system", "all", "warm", "cold", "objective", "iter.", "zeros")
+    accuracy = table_of("system", "all", "warm", "cold", "objective", "iter.", "zeros")
     for s in systems:
         zeros = None if s["sparsity"] is None else f"{100 * s['sparsity']:.1f} %"
         figures = (number(s[key]) for key in ("test_rmse", "test_rmse_warm", "test_rmse_cold"))
@@ -46,7 +46,7 @@ def show_comparison(console: Console, record: dict) -> None:
     if systems and systems[0]["record"]:
         first = systems[0]["record"]
         title = f"Test record {first['record']}: user {first['user']}, item {first['item']}"
-        table = _table("system", "predicted", "true")
+        table = table_of("system", "predicted", "true")
         for s in systems:
             table.add_row(s["label"], str(s["record"]["predicted"]), str(s["record"]["true"]))
         console.print()
@@ -54,7 +54,7 @@ def show_comparison(console: Console, record: dict) -> None:
 
 
 def _times(systems: list[dict]) -> Table:
-    table = _table("system", "serial", "threads", "", "cluster", "", "identical")
+    table = table_of("system", "serial", "threads", "", "cluster", "", "identical")
     for s in systems:
         cells = [number(s["seconds"]["serial"], 3)]
         for way in ("threads", "cluster"):
@@ -65,7 +65,7 @@ def _times(systems: list[dict]) -> Table:
 
 
 def show_timings(console: Console, timings: dict[str, float]) -> None:
-    table = _table("stage", "seconds")
+    table = table_of("stage", "seconds")
     for stage, value in timings.items():
         table.add_row(stage.replace("_", " "), f"{value:.3f}")
     _print(console, "Where the time went", table)
@@ -107,7 +107,7 @@ def show_ingest(console: Console, record: dict, out: str, made: bool) -> None:
 
 
 def show_evaluation(console: Console, record: dict) -> None:
-    table = _table("test records", "rows", "RMSE")
+    table = table_of("test records", "rows", "RMSE")
     table.add_row("all", number(record["rows"]), number(record["rmse"], 6))
     for source, found in record["sources"].items():
         table.add_row(source, number(found["rows"]), number(found["rmse"], 6))
@@ -120,7 +120,7 @@ def show_evaluation(console: Console, record: dict) -> None:
 
 def _show_ranking(console: Console, found: dict) -> None:
     n = found["n"]
-    table = _table(f"lists of {n}", "")
+    table = table_of(f"lists of {n}", "")
     for name, key in ((f"recall@{n}", "recall"), (f"NDCG@{n}", "ndcg"), (f"MRR@{n}", "mrr")):
         table.add_row(name, number(found[key], 6))
     table.add_row("catalogue in any list", f"{100 * found['catalogue']:.1f} %")
@@ -132,7 +132,7 @@ def _show_ranking(console: Console, found: dict) -> None:
 
 
 def show_models(console: Console, rows: list[dict]) -> None:
-    table = _table("name", "version", "current", "model", "test RMSE", "created")
+    table = table_of("name", "version", "current", "model", "test RMSE", "created")
     for row in rows:
         current = "yes" if row["current"] else ""
         table.add_row(
@@ -143,7 +143,7 @@ def show_models(console: Console, rows: list[dict]) -> None:
 
 def show_path(console: Console, record: dict) -> None:
     """The λ of `path`, from small to large."""
-    table = _table(
+    table = table_of(
         "λ",
         "objective",
         "train\nRMSE",
@@ -196,13 +196,13 @@ def largest_in_words(found: dict) -> str:
 
 def show_tune(console: Console, record: dict) -> None:
     """The rungs of `tune`, and the candidates that came to the last one."""
-    table = _table("rung", "candidates", "iterations", "best validation RMSE")
+    table = table_of("rung", "candidates", "iterations", "best validation RMSE")
     for at, rung in enumerate(record["schedule"], 1):
         figures = (rung["candidates"], rung["iterations"], number(rung["validation_rmse"]))
         table.add_row(str(at), *map(str, figures))
     _print(console, f"{record['model']}: successive halving by a factor of {record['factor']}", table)
     console.print()
-    table = _table("weighting", "rank", "λ", "train RMSE", "valid. RMSE", "iterations", "seconds")
+    table = table_of("weighting", "rank", "λ", "train RMSE", "valid. RMSE", "iterations", "seconds")
     last = sorted((row for row in record["candidates"] if row["place"]), key=lambda row: row["place"])
     for row in last:
         end = row["rungs"][-1]
@@ -233,7 +233,7 @@ def _end(console: Console, record: dict) -> None:
 
 
 def show_runs(console: Console, rows: list[dict]) -> None:
-    table = _table("run", "state", "model", "iteration", "objective", "checkpoint")
+    table = table_of("run", "state", "model", "iteration", "objective", "checkpoint")
     for row in rows:
         reached = str(row["iteration"]), number(row["objective"]), (row["written"] or "")[:16]
         table.add_row(row["run"], row["state"], row["model"], *reached)
@@ -249,7 +249,7 @@ def show_recommendations(console: Console, record: dict) -> None:
         )
         return
     for one in record["users"]:
-        table = _table("rank", "item", "score")
+        table = table_of("rank", "item", "score")
         for row in one["items"]:
             table.add_row(str(row["rank"]), printable(row["item"]), number(row["score"]))
         _print(console, f"{printable(one['user'])} ({one['source']})", table)
@@ -261,7 +261,7 @@ def show_similar(console: Console, record: dict) -> None:
     """The outcome of `similar`."""
     for one in record["similar"]:
         side = "item" if "item" in one else "user"
-        table = _table("rank", side, "cosine")
+        table = table_of("rank", side, "cosine")
         for row in one[f"{side}s"]:
             table.add_row(str(row["rank"]), printable(row[side]), number(row["score"]))
         _print(console, f"like {side} {printable(one[side])}", table)
@@ -271,7 +271,7 @@ def show_explanation(console: Console, record: dict, most: int = 10) -> None:
     """The outcome of `explain`: the parts, and the largest shares."""
     pair = f"user {printable(record['user'])}, item {printable(record['item'])}"
     title = f"{record['name']}@{record['version']}: {pair}"
-    table = _table("part", "rating", "stars")
+    table = table_of("part", "rating", "stars")
     for name, value in record["parts"].items():
         table.add_row(name, "", number(value))
     for row in record["ratings"][:most]:

@@ -49,3 +49,17 @@ def client():
         Client(local) as made,
     ):
         yield made
+
+
+@pytest.fixture(scope="session")
+def prefect(tmp_path_factory):
+    """What `make up` starts: one server, worker and Dask cluster for all tests of flows."""
+    from tests.local_prefect import LocalPrefect
+
+    local = LocalPrefect(tmp_path_factory.mktemp("prefect") / "checkout")
+    try:
+        up = local.local("up")
+        assert up.returncode == 0, up.stdout + up.stderr
+        yield local
+    finally:
+        local.local("down")

@@ -1,4 +1,4 @@
-"""The command about what is stored: models list, show, verify, rollback, remove."""
+"""The command about what is stored: models list, history, show, verify, rollback, remove."""
 
 from __future__ import annotations
 
@@ -43,6 +43,18 @@ def _list_models(store, name: str | None, printer: Printer) -> None:
             keys = ("name", "version", "model", "created", "test_rmse", "objective")
             rows.append({key: manifest[key] for key in keys} | {"current": number == current})
     printer.result({"models": rows}, lambda out, record: show_models(out, record["models"]))
+
+
+def _history_of_model(store, name: str, printer: Printer) -> None:
+    from mfpipe.decision_tables import show_history
+    from mfpipe.decisions import history
+    from mfpipe.store import parse_name
+
+    name, number = parse_name(name)
+    if number:
+        raise ParameterError(f"models history {name}@{number}: the history is of all versions; give {name}")
+    record = {"name": name, "current": store.current(name), "history": history(store, name)}
+    printer.result(record, show_history)
 
 
 def _show_model(store, name: str, printer: Printer) -> None:
@@ -117,6 +129,7 @@ def _remove_model(store, name: str, printer: Printer) -> None:
 
 
 _MODEL_ACTIONS = {
+    "history": _history_of_model,
     "show": _show_model,
     "verify": _verify_models,
     "rollback": _rollback_model,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from mfpipe.arguments import add_json, add_place, add_store
-from mfpipe.errors import ParameterError
+from mfpipe.errors import GateError, ParameterError
 from mfpipe.printer import Printer
 
 log = logging.getLogger("mfpipe")
@@ -40,15 +40,23 @@ def _runs(options, printer: Printer) -> None:
 def _resume(options, printer: Printer) -> None:
     from mfpipe.pipeline import Place
     from mfpipe.progress import iterations
-    from mfpipe.resuming import resume
-    from mfpipe.runs import iterations_of
+    from mfpipe.runs import iterations_of, order_held
     from mfpipe.store import Store
-    from mfpipe.tables import show_training
 
     store = Store(options.store)
     given = {name: getattr(options, name) for name in Place.__dataclass_fields__}
     changed = {name: value for name, value in given.items() if value is not None}
     Place(**changed)  # refused before anything is opened
+    if "retrain" in order_held(store.path, options.run_id):
+        from mfpipe.decision_tables import show_retrain as show_outcome
+        from mfpipe.retraining import resume
+    else:
+        from mfpipe.resuming import resume
+        from mfpipe.tables import show_training as show_outcome
     with iterations(iterations_of(store.path, options.run_id), printer.err) as show:
-        record = resume(options.run_id, store, [show], log.info, **changed)
-    printer.result(record, show_training)
+        try:
+            record = resume(options.run_id, store, [show], log.info, **changed)
+        except GateError as refused:
+            printer.result(refused.record, show_outcome)
+            raise
+    printer.result(record, show_outcome)

@@ -1,0 +1,261 @@
+"""Prefect and Dask on this machine: `python -m mfpipe_flows.local up`, and `down` again.
+
+    .prefect/                 Prefect's database and settings, logs, and what runs as which process
+    .prefect/processes.json   pid and start time of everything that `up` started; `down` ends just these
+    prefect.toml              where the API is, so that `prefect …` finds it from this directory
+
+Everything listens on loopback only. Ports come from the environment: PORT (of Prefect, 4200), DASK_PORT
+(of the scheduler, 8786) and DASHBOARD_PORT (8787).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import yaml
+
+HERE = Path(".prefect")
+PROCESSES, SETTINGS = HERE / "processes.json", Path("prefect.toml")
+OURS = "# Written by `make up`, deleted by `make down`.\n"
+HOST = "127.0.0.1"
+PATIENCE = 120  # seconds for a server to come up, on a busy machine
+PREFECT = (sys.executable, "-m", "prefect", "--no-prompt")
+
+
+class Ports:
+    """Where everything listens."""
+
+    def __init__(self) -> None:
+        self.api, self.dask, self.dashboard = (
+            int(os.environ.get(name) or usual)
+            for name, usual in (("PORT", 4200), ("DASK_PORT", 8786), ("DASHBOARD_PORT", 8787))
+        )
+        self.url = f"http://{HOST}:{self.api}/api"
+        self.scheduler = f"tcp://{HOST}:{self.dask}"
+
+
+def environment(ports: Ports) -> dict[str, str]:
+    """What every process is started with."""
+    return os.environ | {
+        "PREFECT_HOME": str(HERE.resolve()),
+        "PREFECT_API_URL": ports.url,
+        "PREFECT_SERVER_API_HOST": HOST,
+        "PREFECT_SERVER_API_PORT": str(ports.api),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "DO_NOT_TRACK": "1",
+    }
+
+
+def commands(ports: Ports) -> dict[str, tuple[tuple[str, ...], int | None]]:
+    """Each process: what it runs, and the port it takes; in the order of starting."""
+    python = (sys.executable, "-m")
+    scheduler = (
+        *python, "distributed.cli.dask_scheduler", "--host", HOST, "--port", str(ports.dask),
+        "--dashboard-address", f"{HOST}:{ports.dashboard}",
+    )  # fmt: skip
+    dask_worker = (
+        *python, "distributed.cli.dask_worker", ports.scheduler, "--host", HOST, "--nworkers", "1",
+        "--dashboard-address", f"{HOST}:0", "--local-directory", str(HERE.resolve() / "dask"),
+    )  # fmt: skip
+    return {
+        "server": ((*PREFECT, "server", "start"), ports.api),
+        "dask-scheduler": (scheduler, ports.dask),
+        "dask-worker": (dask_worker, None),
+        "worker": ((*PREFECT, "worker", "start", "--pool", "local", "--type", "process"), None),
+    }
+
+
+def up() -> None:
+    """Start what is not running, wait until it answers, and deploy."""
+    ports = Ports()
+    HERE.mkdir(mode=0o700, exist_ok=True)  # Prefect makes its database readable by everybody
+    (HERE / "logs").mkdir(exist_ok=True)
+    running = _running()
+    _require_same_ports(running, ports)
+    _write_settings(ports)
+    wanted, env = commands(ports), environment(ports)
+    for name in ("server", "dask-scheduler", "dask-worker"):
+        if name not in running:
+            _start(name, *wanted[name], env)
+    _wait("server", lambda: _answers(f"{ports.url}/health"))
+    _prefect(env, "work-pool", "create", "local", "--type", "process", "--overwrite")
+    _prefect(env, "deploy", "--all", "--prefect-file", str(_deployments(ports)))
+    if "worker" not in running:
+        _reconcile(ports)
+        _start("worker", *wanted["worker"], env)
+    _wait("worker", lambda: _worker_is_online(ports))
+    _wait("dask-worker", lambda: _dask_workers(ports) > 0)
+    print(f"Prefect:        http://{HOST}:{ports.api}")
+    print(f"Dask dashboard: http://{HOST}:{ports.dashboard}/status")
+    print(f"Logs:           {HERE / 'logs'}; `make down` ends what this started")
+
+
+def down() -> None:
+    """End what `up` started, and nothing else."""
+    processes = list(reversed(_running().values()))
+    families = [process for each in processes for process in (each, *each.children(recursive=True))]
+    for process in processes:
+        _signal(process, signal.SIGTERM)
+    for process in psutil.wait_procs(families, timeout=20)[1]:
+        _signal(process, signal.SIGKILL)
+    psutil.wait_procs(families, timeout=5)
+    PROCESSES.unlink(missing_ok=True)
+    if SETTINGS.is_file() and SETTINGS.read_text().startswith(OURS):
+        SETTINGS.unlink()
+    print(f"ended {len(processes)} processes" if processes else "nothing was running")
+
+
+def _signal(process: psutil.Process, number: int) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process.send_signal(number)  # psutil looks whether it is still the same process
+
+
+def _recorded() -> dict[str, dict]:
+    return json.loads(PROCESSES.read_text()) if PROCESSES.is_file() else {}
+
+
+def _running() -> dict[str, psutil.Process]:
+    """What `up` started and still runs: the same pid, started at the same time."""
+    found = {}
+    for name, was in _recorded().items():
+        try:
+            process = psutil.Process(was["pid"])
+            same = abs(process.create_time() - was["started"]) < 1
+            if same and process.status() != psutil.STATUS_ZOMBIE:
+                found[name] = process
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def _require_same_ports(running: dict[str, psutil.Process], ports: Ports) -> None:
+    recorded = _recorded()
+    for name, (_, port) in commands(ports).items():
+        if name in running and recorded[name]["port"] != port:
+            sys.exit(f"{name} runs on port {recorded[name]['port']}, not {port}: make down first")
+
+
+def _start(name: str, command: tuple[str, ...], port: int | None, env: dict[str, str]) -> None:
+    if port is not None:
+        _require_free(name, port)
+    with (HERE / "logs" / f"{name}.log").open("a") as log:
+        process = subprocess.Popen(
+            command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+    started = psutil.Process(process.pid).create_time()
+    recorded = _recorded() | {name: {"pid": process.pid, "started": started, "port": port}}
+    aside = PROCESSES.with_suffix(".aside")
+    aside.write_text(json.dumps(recorded, indent=1))
+    aside.replace(PROCESSES)
+
+
+def _require_free(name: str, port: int) -> None:
+    variable = {"server": "PORT", "dask-scheduler": "DASK_PORT"}[name]
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            sys.exit(
+                f"{name}: port {port} is not free ({error.strerror}); choose another: make up {variable}=…"
+            )
+
+
+def _write_settings(ports: Ports) -> None:
+    if SETTINGS.is_file() and not SETTINGS.read_text().startswith(OURS):
+        sys.exit(
+            f"{SETTINGS}: is not of `make up`; move it away, or set PREFECT_API_URL={ports.url} yourself"
+        )
+    home = json.dumps(str(HERE.resolve()))
+    SETTINGS.write_text(f'{OURS}home = {home}\n[api]\nurl = "{ports.url}"\n')
+
+
+def _deployments(ports: Ports) -> Path:
+    """prefect.yaml with the address of the Dask scheduler that `up` started."""
+    described = yaml.safe_load(Path("prefect.yaml").read_text())
+    for deployment in described["deployments"]:
+        if "cluster" in deployment["parameters"]:
+            deployment["parameters"]["cluster"] = ports.scheduler
+    path = HERE / "prefect.yaml"
+    path.write_text(yaml.safe_dump(described, sort_keys=False, allow_unicode=True))
+    return path
+
+
+def _prefect(env: dict[str, str], *arguments: str) -> None:
+    done = subprocess.run([*PREFECT, *arguments], env=env, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"prefect {' '.join(arguments)}:\n{done.stdout}{done.stderr}")
+
+
+def _wait(name: str, answers: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not answers():
+        if name not in _running():
+            sys.exit(f"{name} has ended; see {HERE / 'logs' / name}.log")
+        if time.monotonic() > deadline:
+            sys.exit(f"{name} does not answer after {PATIENCE} s; see {HERE / 'logs' / name}.log")
+        time.sleep(0.3)
+
+
+def _reconcile(ports: Ports) -> None:
+    """Tell Prefect of runs that died together with their worker, which nobody was left to report.
+
+    They would stay Running, and keep the deployment's one place taken.
+    """
+    body = {
+        "flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}},
+        "work_pools": {"name": {"any_": ["local"]}},
+    }
+    found = json.loads(_answers(f"{ports.url}/flow_runs/filter", json.dumps(body).encode()) or b"[]")
+    for run in found:
+        pid = str(run["infrastructure_pid"] or "").rpartition(":")[2]
+        if pid.isdigit() and _runs_a_flow(int(pid)):
+            continue
+        message = "Its process was gone when `make up` started a worker."
+        state = {"state": {"type": "CRASHED", "name": "Crashed", "message": message}, "force": True}
+        _answers(f"{ports.url}/flow_runs/{run['id']}/set_state", json.dumps(state).encode())
+        print(f"{run['name']}: died with its worker; go on with: prefect flow-run retry {run['id']}")
+
+
+def _runs_a_flow(pid: int) -> bool:
+    try:
+        return any("prefect" in word for word in psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return False
+
+
+def _answers(url: str, body: bytes | None = None) -> bytes:
+    """What is answered; nothing where nobody does."""
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.read()
+    except (OSError, urllib.error.URLError):
+        return b""
+
+
+def _worker_is_online(ports: Ports) -> bool:
+    found = json.loads(_answers(f"{ports.url}/work_pools/local/workers/filter", b"{}") or b"[]")
+    return any(worker["status"] == "ONLINE" for worker in found)
+
+
+def _dask_workers(ports: Ports) -> int:
+    counts = json.loads(_answers(f"http://{HOST}:{ports.dashboard}/json/counts.json") or b"{}")
+    return counts.get("workers", 0)
+
+
+if __name__ == "__main__":
+    {"up": up, "down": down}[sys.argv[1]]()

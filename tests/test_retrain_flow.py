@@ -1,0 +1,212 @@
+"""`retrain/nightly` on a real server, worker and Dask cluster."""
+
+import gzip
+import json
+import os
+import signal
+import time
+from datetime import datetime
+
+import numpy as np
+import psutil
+import pytest
+
+pytest.importorskip("prefect")
+pytestmark = pytest.mark.timeout(240)
+LONG = ("cluster=serial", "dtype=float64", "tol=0", "max_iter=2500", "checkpoint_seconds=0.3")
+
+
+@pytest.fixture(scope="session")
+def nightly(prefect):
+    """The first retrain of `als` on the shipped data, as README runs it."""
+    activated = time.monotonic()
+    (deployment,) = [d for d in prefect.ask("/deployments/filter", {}) if d["name"] == "nightly"]
+    (schedule,) = deployment["schedules"]
+    assert not schedule["active"]
+    resumed = prefect("deployment", "schedule", "resume", "retrain/nightly", schedule["id"])
+    assert resumed.returncode == 0, resumed.stdout
+    result = prefect.deployment("retrain/nightly")
+    assert result.returncode == 0, result.stdout + result.stderr
+    return {"output": result.stdout, "deployment": deployment, "schedule": schedule, "activated": activated}
+
+
+def runs(prefect, **state):
+    body = {"flow_runs": {"state": {key: {"any_": [value]} for key, value in state.items()}}} if state else {}
+    return prefect.ask("/flow_runs/filter", body)
+
+
+def test_the_first_is_published_within_a_minute_of_its_creation(prefect, nightly):
+    assert "Completed" in nightly["output"]
+    (run,) = [
+        r for r in runs(prefect, type="COMPLETED") if r["name"] == "retrain als" and not r["auto_scheduled"]
+    ]
+    took = datetime.fromisoformat(run["end_time"]) - datetime.fromisoformat(run["created"])
+    assert took.total_seconds() < 60
+    assert set(run["tags"]) == {"mfpipe", "retrain"}
+    assert "als@1: published" in run["state"]["message"]
+    assert [row["decision"] for row in prefect.history("als")] == ["published"]
+
+
+def test_what_happened_can_be_read_in_prefect(prefect, nightly):
+    assert "first version" in prefect.artifact("retrain-decision")["data"]
+    systems = json.loads(prefect.artifact("retrain-systems")["data"])
+    assert [row["system"] for row in systems] == ["user-item average", "challenger"]
+    halves = json.loads(prefect.artifact("retrain-half-steps")["data"])
+    assert [half["side"] for half in halves[:2]] == ["item", "user"]
+    parts = json.loads(prefect.artifact("retrain-partitions")["data"])
+    assert all(part["last worker"].startswith("tcp://127.0.0.1:") for part in parts)
+    stages = {row["stage"] for row in json.loads(prefect.artifact("retrain-seconds")["data"])}
+    assert stages >= {"ingest", "compile", "fit", "evaluate", "gate", "store", "total"}
+    assert prefect.artifact("retrain-convergence")["data"].startswith("data:image/svg+xml;base64,")
+    assert "als-1.html" in prefect.artifact("retrain-report")["data"]
+    assert (prefect.checkout / "mfpipe-store" / "reports" / "als-1.html").is_file()
+    (run,) = [
+        r for r in runs(prefect, type="COMPLETED") if r["name"] == "retrain als" and not r["auto_scheduled"]
+    ]
+    logged = prefect("flow-run", "logs", run["id"]).stdout
+    for line in ("reading ratings", "fitting als to 44,917 ratings", "judging the challenger"):
+        assert line in logged
+
+
+def test_a_scheduled_run_really_appears(prefect, nightly):
+    """With SQLAlchemy 2.1 the scheduler fails in the background, and none ever does."""
+    while not [run for run in runs(prefect, type="SCHEDULED") if run["auto_scheduled"]]:
+        assert time.monotonic() < nightly["activated"] + 150
+        time.sleep(1)
+    prefect("deployment", "schedule", "pause", "retrain/nightly", nightly["schedule"]["id"])
+
+
+def test_shuffled_ratings_end_refused_and_current_is_the_same_byte_for_byte(prefect, nightly):
+    with gzip.open(prefect.checkout / "data" / "train.csv.gz", "rt") as source:
+        header, *rows = [line.split(",") for line in source.read().split()]
+    ratings = np.random.default_rng(0).permutation([row[2] for row in rows])
+    lines = [",".join((*row[:2], rating, row[3])) for row, rating in zip(rows, ratings, strict=True)]
+    (prefect.checkout / "shuffled.csv").write_text("\n".join([",".join(header), *lines]) + "\n")
+    current = prefect.checkout / "mfpipe-store" / "als" / "current"
+    before = current.read_bytes()
+    result = prefect.deployment("retrain/nightly", 'ratings=["shuffled.csv"]')
+    assert "Refused" in result.stdout
+    assert result.returncode != 0
+    assert current.read_bytes() == before
+    (run,) = runs(prefect, name="Refused")
+    assert run["state"]["type"] == "FAILED"
+    assert "user-item average: no" in run["state"]["message"]
+    assert "**no**" in prefect.artifact("retrain-decision")["data"]
+    assert prefect.history("als")[-1]["decision"] == "refused"
+
+
+def test_every_parameter_is_described(prefect):
+    for deployment in prefect.ask("/deployments/filter", {}):
+        for name, schema in deployment["parameter_openapi_schema"]["properties"].items():
+            assert schema.get("description"), f"{deployment['name']}: {name}"
+
+
+@pytest.mark.slow
+def test_up_twice_and_nothing_is_started_again(prefect):
+    before = prefect.processes()
+    again = prefect.local("up")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert prefect.processes() == before
+
+
+def begin(prefect, name):
+    """Start a long retrain; the ids of its flow run and the process of its worker's child, once it has a checkpoint."""
+    created = prefect.deployment("retrain/nightly", f"name={name}", *LONG, watch=False)
+    assert created.returncode == 0, created.stdout
+    (run,) = [r for r in runs(prefect) if r["parameters"].get("name") == name]
+    home = prefect.checkout / "mfpipe-store" / ".runs" / f"prefect-{run['id']}"
+    deadline = time.monotonic() + 90
+    while not list(home.glob("checkpoint-*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    (child,) = psutil.Process(prefect.processes()["worker"]["pid"]).children()
+    return run["id"], child.pid
+
+
+def wait_for(prefect, run, *states):
+    deadline = time.monotonic() + 120
+    while (state := prefect.ask(f"/flow_runs/{run}")["state"])["type"] not in states:
+        assert time.monotonic() < deadline, state
+        time.sleep(0.5)
+    return state
+
+
+def undisturbed(prefect, name):
+    found = prefect.mfpipe(
+        "retrain", "data/train.csv.gz", "--name", name, "--cluster", "serial", "--rank", "8", "--regularization",
+        "0.15", "--dtype", "float64", "--tol", "0", "--max-iter", "2500",
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    return checksums(prefect, name)
+
+
+def checksums(prefect, name):
+    path = prefect.checkout / "mfpipe-store" / name / "1" / "manifest.json"
+    return json.loads(path.read_text())["checksums"]
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_from_its_checkpoint_and_gives_the_same_factors(prefect):
+    run, child = begin(prefect, "killed")
+    os.kill(child, signal.SIGKILL)
+    assert "SIGKILL" in wait_for(prefect, run, "CRASHED")["message"]
+    assert prefect("flow-run", "retry", run).returncode == 0
+    wait_for(prefect, run, "COMPLETED")
+    assert "was interrupted: going on from iteration" in prefect("flow-run", "logs", run).stdout
+    assert checksums(prefect, "killed") == undisturbed(prefect, "killed-not")
+
+
+@pytest.mark.slow
+def test_a_run_that_died_with_its_worker_is_reconciled_and_goes_on(prefect):
+    run, child = begin(prefect, "both")
+    os.kill(prefect.processes()["worker"]["pid"], signal.SIGKILL)
+    os.kill(child, signal.SIGKILL)
+    up = prefect.local("up")
+    assert run in up.stdout
+    assert prefect.ask(f"/flow_runs/{run}")["state"]["type"] == "CRASHED"
+    assert prefect("flow-run", "retry", run).returncode == 0
+    wait_for(prefect, run, "COMPLETED")
+    assert "was interrupted: going on from iteration" in prefect("flow-run", "logs", run).stdout
+
+
+@pytest.mark.slow
+def test_a_second_run_is_cancelled_and_a_cancelled_one_can_go_on(prefect):
+    run, child = begin(prefect, "cancelled")
+    second = prefect.deployment("retrain/nightly", "name=second")
+    assert "Cancelled" in second.stdout
+    assert not (prefect.checkout / "mfpipe-store" / "second").exists()
+    assert prefect("flow-run", "cancel", run).returncode == 0
+    wait_for(prefect, run, "CANCELLED")
+    deadline = time.monotonic() + 40
+    while psutil.pid_exists(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    (left,) = [
+        r for r in json.loads(prefect.mfpipe("runs", "--json").stdout)["runs"] if r["name"] == "cancelled"
+    ]
+    assert left["state"] == "interrupted"
+    assert left["iteration"] > 0
+    resumed = prefect.mfpipe("resume", left["run"], "--json")
+    assert resumed.returncode == 0, resumed.stderr
+    assert json.loads(resumed.stdout)["decision"] == "published"
+
+
+@pytest.mark.slow
+def test_down_ends_what_up_started_and_can_be_run_twice(tmp_path):
+    from tests.local_prefect import LocalPrefect
+
+    local = LocalPrefect(tmp_path / "checkout")
+    try:
+        assert local.local("up").returncode == 0
+        started = [psutil.Process(each["pid"]) for each in local.processes().values()]
+        family = started + [child for process in started for child in process.children(recursive=True)]
+        bystander = psutil.Popen(["sleep", "60"])
+    finally:
+        down = local.local("down")
+    assert "ended 4 processes" in down.stdout
+    assert not [process for process in family if process.is_running()]
+    assert bystander.is_running()
+    bystander.kill()
+    bystander.wait()
+    assert not (local.checkout / "prefect.toml").exists()
+    assert local.local("down").stdout == "nothing was running\n"
