@@ -25,7 +25,7 @@ DRIVER = Path(__file__).with_name("driver.py")
 LINES = "user,item,rating\n" + "".join(f"{n % 40},{n % 37},{1 + n % 5}\n" for n in range(900))
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 STAGES = {
-    "reading": ("mfpipe.ratings:_judge", ("--cluster", "serial")),
+    "reading": ("mfpipe.ratings:_settle", ("--cluster", "serial")),
     "compiling": ("mfpipe.pipeline:compile_kernels", ("--cluster", "serial")),
     "fitting in threads": ("mfpipe.executors:InProcess.half_step", ("--cluster", "threads")),
     "starting a cluster": ("distributed.nanny:Nanny.start_unsafe", ("--workers", "2")),
