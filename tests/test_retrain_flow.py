@@ -172,7 +172,7 @@ def test_a_run_that_died_with_its_worker_is_reconciled_and_goes_on(prefect):
 
 @pytest.mark.slow
 def test_a_second_run_is_cancelled_and_a_cancelled_one_can_go_on(prefect):
-    run, child = begin(prefect, "cancelled", "max_iter=8000")
+    run, child = begin(prefect, "cancelled", "max_iter=20000")
     second = prefect.deployment("retrain/nightly", "name=second")
     assert "Cancelled" in second.stdout
     assert not (prefect.checkout / "mfpipe-store" / "second").exists()
