@@ -43,7 +43,7 @@ class LocalPrefect:
         return self.run(sys.executable, "-m", "mfpipe_flows.local", what, timeout=200)
 
     def mfpipe(self, *arguments: str) -> subprocess.CompletedProcess:
-        return self.run(sys.executable, "-m", "mfpipe", *arguments, timeout=120)
+        return self.run(sys.executable, "-m", "mfpipe", *arguments, timeout=200)
 
     def run(self, *command: str, timeout: float) -> subprocess.CompletedProcess:
         return subprocess.run(
