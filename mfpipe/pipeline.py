@@ -101,7 +101,7 @@ class Place:
 
     def settings_of_calls(self) -> dict[str, Any]:
         """For `mfpipe.independent.independent`, which has no partitions."""
-        return {name: value for name, value in vars(self).items() if name != "partitions"}
+        return {name: value for name, value in self.settings().items() if name != "partitions"}
 
 
 @dataclass
