@@ -6,7 +6,6 @@ need to meet it once each. So they run whole, each on one thread.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from mfpipe.cluster import connect, gathered, with_retries
+from mfpipe.cores import available_cores
 
 Run = Callable[[Callable[[Any, Any], Any], Sequence[Any]], list]
 
@@ -52,8 +52,7 @@ def independent(
             yield _on_cluster(client, make)
         return
     shared = make()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = 1 if cluster == "serial" else (workers or cores)
+    threads = 1 if cluster == "serial" else (workers or available_cores())
     with threadpool_limits(1), ThreadPoolExecutor(threads, "mfpipe") as pool:
         yield lambda call, arguments: list(pool.map(lambda one: call(shared, one), arguments))
 

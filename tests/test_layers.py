@@ -129,7 +129,7 @@ ALLOWED = {
         "store",
     },
     "systems": {"models"},
-    "independent": {"cluster"},
+    "independent": {"cluster", "cores"},
     "regularization": {"command_line", "models", "ratings", "executors", "fit", "pipeline"},
     "halving": {"models", "ratings", "executors", "fit", "independent", "pipeline", "regularization"},
     "comparison": {"cluster", "fit", "pipeline", "models", "executors", "ratings"},
