@@ -9,13 +9,13 @@ from __future__ import annotations
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from mfpipe import scratch
 from mfpipe.cluster import connect, gathered, one_blas_thread, with_retries
 from mfpipe.cores import available_cores
 from mfpipe.errors import ClusterError
+from mfpipe.memory import Reused
 from mfpipe.models import FactorModel, Model
 from mfpipe.models.base import Block, Totals, Update
 from mfpipe.partition import block_of, frame, group, split, write
@@ -81,15 +82,16 @@ def _totals(ratings: Ratings) -> Totals:
     return Totals(len(ratings), float(ratings.rating.mean()))
 
 
-def _gathered(parts: list[Part], seconds: float) -> HalfStep:
-    rows, squared_error, penalty = (
-        np.concatenate(arrays) for arrays in zip(*(part.update for part in parts), strict=True)
-    )
+def _joined(parts: list[Part], started: float, memory: Reused) -> HalfStep:
+    updated, squared_error, penalty = zip(*(part.update for part in parts), strict=True)
+    shape = (sum(map(len, updated)), *updated[0].shape[1:])
+    rows = np.concatenate(updated, out=memory.empty(shape, updated[0].dtype))
     partitions = [
         {"partition": k, "seconds": part.seconds, "ratings": part.ratings, "worker": part.worker}
         for k, part in enumerate(parts)
     ]
-    return HalfStep(rows, squared_error, penalty, seconds, partitions)
+    seconds = time.perf_counter() - started
+    return HalfStep(rows, np.concatenate(squared_error), np.concatenate(penalty), seconds, partitions)
 
 
 class InProcess:
@@ -109,7 +111,7 @@ class InProcess:
         self.cluster = "serial" if workers == 1 else "threads"
         self.workers = workers
         self._blocks = {side: split(group(ratings, side, dtype), n_partitions) for side in ("user", "item")}
-        self._totals = _totals(ratings)
+        self._totals, self._memory = _totals(ratings), Reused()
         self._pool = ThreadPoolExecutor(workers, "mfpipe") if workers > 1 else None
 
     def half_step(self, model, side, own, other, evaluate=False) -> HalfStep:
@@ -118,7 +120,7 @@ class InProcess:
 
         started = time.perf_counter()
         parts = list((self._pool.map if self._pool else map)(run, self._blocks[side]))
-        return _gathered(parts, time.perf_counter() - started)
+        return _joined(parts, started, self._memory)
 
     def close(self) -> None:
         if self._pool:
@@ -147,12 +149,40 @@ class Rows:
         return self.token
 
 
-def update_user_factors(blocks, model, rows: Rows, totals) -> list[Part]:
+class RowsHere:
+    """Where a worker in this process finds the rows.
+
+    They stay out of what is sent, because Dask keeps the last 1000 messages within a process whole.
+    """
+
+    _held: ClassVar[dict[str, Rows]] = {}
+
+    def __init__(self, token: str):
+        self.token = token
+
+    @classmethod
+    @contextmanager
+    def holding(cls, rows: Rows) -> Iterator[RowsHere]:
+        """Lets tasks find these rows until the end of the context."""
+        cls._held[rows.token] = rows
+        try:
+            yield cls(rows.token)
+        finally:
+            del cls._held[rows.token]
+
+    own = property(lambda self: self._held[self.token].own)
+    other = property(lambda self: self._held[self.token].other)
+
+    def __dask_tokenize__(self) -> str:
+        return self.token
+
+
+def update_user_factors(blocks, model, rows: Rows | RowsHere, totals) -> list[Part]:
     """The user half-step of one partition, on a worker."""
     return _on_worker(blocks, model, "user", rows, totals)
 
 
-def update_item_factors(blocks, model, rows: Rows, totals) -> list[Part]:
+def update_item_factors(blocks, model, rows: Rows | RowsHere, totals) -> list[Part]:
     """The item half-step of one partition, on a worker."""
     return _on_worker(blocks, model, "item", rows, totals)
 
@@ -160,12 +190,12 @@ def update_item_factors(blocks, model, rows: Rows, totals) -> list[Part]:
 _UPDATES = {"user": update_user_factors, "item": update_item_factors}
 
 
-def evaluate_factors(blocks, model, rows: Rows, totals, side: str) -> list[Part]:
+def evaluate_factors(blocks, model, rows: Rows | RowsHere, totals, side: str) -> list[Part]:
     """The errors of one partition's rows as they are, on a worker."""
     return _on_worker(blocks, model, side, rows, totals, evaluate=True)
 
 
-def _on_worker(blocks, model, side: str, rows: Rows, totals, evaluate: bool = False) -> list[Part]:
+def _on_worker(blocks, model, side: str, rows: Rows | RowsHere, totals, evaluate: bool = False) -> list[Part]:
     return [
         update_block(block, model, side, rows.own, rows.other, totals, evaluate, _this_worker())
         for block in blocks
@@ -200,7 +230,7 @@ class OnCluster:
         self.client = client
         self.cluster = client.scheduler_info()["address"]
         self.workers = sum(client.nthreads().values())
-        self._totals = _totals(ratings)
+        self._totals, self._memory = _totals(ratings), Reused()
         self.frames, self.blocks = {}, {}
         for side in ("user", "item"):
             blocks = split(group(ratings, side, dtype), n_partitions)
@@ -215,7 +245,7 @@ class OnCluster:
             self.blocks[side] = client.persist(bag)
         try:
             for bag in self.blocks.values():
-                self._run(partial(bag.map, len))
+                with_retries(client, partial(self._items, bag.map(len)))
         except FileNotFoundError as error:
             raise ClusterError(
                 f"a worker of {self.cluster} cannot read {error.filename}: the partitions must lie on a "
@@ -223,37 +253,46 @@ class OnCluster:
             ) from error
 
     def half_step(self, model, side, own, other, evaluate=False) -> HalfStep:
-        started = time.perf_counter()
-        with warnings.catch_warnings():
-            # Dask advises scattering large arguments; see `graph` for why these travel with it.
-            warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
-            parts = self._run(lambda: self.graph(model, side, own, other, evaluate))
-        return _gathered(parts, time.perf_counter() - started)
+        def run() -> list[Part]:
+            with self._sent(Rows(own, other)) as rows:
+                return self._items(self.graph(model, side, rows, evaluate))
 
-    def _run(self, bag: Callable[[], Any]) -> list:
-        """The items of a bag, made anew where workers were lost with it."""
+        started = time.perf_counter()
+        parts = with_retries(self.client, run)
+        return _joined(parts, started, self._memory)
+
+    def _items(self, bag: Any) -> list:
+        """The items of a bag."""
         from distributed import futures_of
 
-        def run() -> list:
-            made = self.client.persist(bag())  # held until its results are here
-            return list(chain.from_iterable(gathered(self.client, futures_of(made))))
+        with warnings.catch_warnings():
+            # Dask advises scattering large arguments; see `_sent` for why these travel with the graph.
+            warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
+            # The one before is let go of with the message that brings this one: Dask's client sends no
+            # second message within 10 ms.
+            self._latest = self.client.persist(bag)
+        return list(chain.from_iterable(gathered(self.client, futures_of(self._latest))))
 
-        return with_retries(self.client, run)
+    @contextmanager
+    def _sent(self, rows: Rows) -> Iterator[Any]:
+        """The rows as an argument of tasks.
 
-    def graph(self, model: Model, side: str, own: np.ndarray, other: np.ndarray, evaluate: bool = False):
-        """The half-step as a Dask collection.
-
-        The factors are part of the graph, once, so that the scheduler can give them to another worker
-        when one dies with its copy; scattered ones would be lost, and are no faster (measured, two
-        processes: 28 against 30 ms a half-step of small factors, 38 against 46 ms of 18 MB). To a worker
-        in this process each task can be given them as they are, which saves a task to wait for.
+        They are part of the graph, once, so that the scheduler can give them to another worker when one
+        dies with its copy; scattered ones would be lost, and are no faster (measured, two processes: 28
+        against 30 ms a half-step of small factors, 38 against 46 ms of 18 MB). A worker in this process
+        finds them here.
         """
         from dask import delayed
 
+        if self.cluster.startswith("inproc:"):
+            with RowsHere.holding(rows) as here:
+                yield here
+        else:
+            yield delayed(rows, name=f"factors-{rows.token}", pure=False, traverse=False)
+
+    def graph(self, model: Model, side: str, rows: Any, evaluate: bool = False):
+        """The half-step as a Dask collection; `rows` as `_sent` gives them, or `Rows`."""
         update = partial(evaluate_factors, side=side) if evaluate else _UPDATES[side]
-        rows: Any = Rows(own, other)
-        if not self.cluster.startswith("inproc:"):
-            rows = delayed(rows, name=f"factors-{rows.token}", pure=False, traverse=False)
         return self.blocks[side].map_partitions(update, model=model, rows=rows, totals=self._totals)
 
 

@@ -6,6 +6,7 @@ That every model comes out bit for bit the same is in test_models.py.
 import os
 import signal
 import time
+import weakref
 from collections import Counter
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.testing import assert_array_equal
 
 from mfpipe.cluster import connect
 from mfpipe.errors import ClusterError, ParameterError
-from mfpipe.executors import OnCluster, executor
+from mfpipe.executors import OnCluster, Rows, executor
 from mfpipe.fit import fit
 from mfpipe.models import ALS
 from mfpipe.pipeline import Place
@@ -38,7 +39,7 @@ def test_every_rating_is_processed_once_a_half_step_on_a_worker(small, client, t
 
     where = OnCluster(small, np.dtype("float64"), 6, client, tmp_path)
     workers = set(client.scheduler_info()["workers"])
-    graph = where.graph(ALS(3, dtype="float64"), "item", None, np.ones((len(small.users), 3)))
+    graph = where.graph(ALS(3, dtype="float64"), "item", Rows(None, np.ones((len(small.users), 3))))
     assert is_dask_collection(graph)
     names = Counter(str(key[0] if isinstance(key, tuple) else key).rsplit("-", 1)[0] for key in graph.dask)
     assert names["update_item_factors"] == 6
@@ -63,6 +64,14 @@ def test_blocks_are_built_once_and_not_again_at_each_iteration(small, client, tm
     )
     assert any("update_user_factors" in key for key in seen)
     assert not any("build_blocks" in key for key in seen)
+
+
+def test_a_cluster_in_this_process_lets_go_of_old_factors(small):
+    model = ALS(3, max_iter=20, tol=0)
+    made = []
+    with executor(small, model.storage, cluster="local", dashboard_address="127.0.0.1:0") as where:
+        fit(model, small, where, on_state=lambda state: made.append(weakref.ref(state.factors.user)))
+        assert sum(rows() is not None for rows in made) <= 2
 
 
 def test_a_killed_worker_costs_time_and_nothing_else(small):
