@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from mfpipe.kernels.tiles import shape_of, tile_shape, vector_bytes
+from mfpipe.kernels.registers import shape_of, tile_shape, vector_bytes
 from mfpipe.models import ALS, BiasedALS, LassoMF
 from mfpipe.models.base import Block, Totals
 from tests import oracle

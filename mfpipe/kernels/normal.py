@@ -9,19 +9,15 @@ its diagonal must be finite when it is factorised, and means nothing.
 import numpy as np
 
 from mfpipe.kernels import part
-from mfpipe.kernels.tiles import (
-    add_products,
-    add_products_and_moments,
-    add_square,
-    copy_rows,
+from mfpipe.kernels.elimination import (
     dot_rows,
     eliminate,
     eliminate_and_solve,
     factorise_tile,
-    lanes,
     subtract_rows,
-    tile_rows,
 )
+from mfpipe.kernels.registers import lanes, tile_rows
+from mfpipe.kernels.tiles import add_products, add_products_and_moments, add_square, copy_rows
 
 PANEL = 64  # ratings gathered at a time, so that a panel stays near the processor
 

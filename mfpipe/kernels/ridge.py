@@ -4,8 +4,9 @@ import numpy as np
 
 from mfpipe.kernels import kernel, part
 from mfpipe.kernels.normal import PANEL, factorise, normal_equations, padded, set_gram, substitute
+from mfpipe.kernels.registers import tile_rows
 from mfpipe.kernels.residuals import row_penalty, settled
-from mfpipe.kernels.tiles import copy_turned, tile_rows
+from mfpipe.kernels.tiles import copy_turned
 
 
 @kernel
