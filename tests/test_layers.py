@@ -79,7 +79,8 @@ ALLOWED = {
     "orders": {"sources", "dataset", "models"},
     "resuming": {"models", "orders", "pipeline", "ratings", "reading", "runs", "store"},
     "progress": {"remaining"},
-    "tables": {"printable"},
+    "sparkline": set(),
+    "tables": {"printable", "sparkline"},
     "decision_tables": {"tables"},
     "pipeline": {
         "addresses",

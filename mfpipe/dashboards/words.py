@@ -13,6 +13,7 @@ from mfpipe.remaining import duration
 STYLE = """
 :host { font: 14px/1.5 Helvetica, Arial, sans-serif; color: #222; }
 h1 { font-size: 24px; margin: 4px 0; } h1 small { font-weight: normal; color: #555; }
+.bk-clearfix { width: 100%; }
 p { margin: 4px 0; }
 dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 8px; margin: 8px 0; }
 dl div { background: #fff; border: 1px solid #ddd; border-radius: 4px; padding: 6px 10px; }
@@ -51,19 +52,20 @@ def figures(fits: Fits, seen: Seen | None) -> str:
     """The newest figures, which the plots show too."""
     if seen is None or not seen.heard:
         return ""
-    shown = {
-        "iteration": f"{seen.iteration:,} of at most {seen.about['max_iter']:,}",
+    iterates = seen.about["iterates"]
+    shown = {"iteration": f"{seen.iteration:,} of at most {seen.about['max_iter']:,}"} if iterates else {}
+    shown |= {
         "objective": _number(seen.last("objective"), ".8g"),
         "train RMSE (stars)": _number(seen.last("train_rmse"), ".6f"),
         "test RMSE (stars)": _number(seen.last("test_rmse"), ".6f"),
-        "seconds an iteration": _number(seen.last("seconds"), ".3f"),
+        "seconds an iteration" if iterates else "seconds": _number(seen.last("seconds"), ".3f"),
         "ratings a second": _number(seen.last("ratings_per_second"), ",.0f"),
     }
-    if seen.about["iterates"]:
+    if iterates:
         shown["last fall of the objective"] = _number(seen.last("fall"), ".2e")
         shown["time left"] = _left(seen)
     cells = "".join(f"<div><dt>{key}</dt><dd>{value}</dd></div>" for key, value in shown.items())
-    return f"<dl>{cells}</dl>"
+    return f"<dl>{cells}</dl>" + _table(_shared_out(seen))
 
 
 def _number(value: float | None, form: str) -> str:
@@ -76,15 +78,11 @@ def _left(seen: Seen) -> str:
     return "not known yet" if seen.left is None else f"about {duration(seen.left)}"
 
 
-def running(fits: Fits, seen: Seen | None) -> str:
+def _shared_out(seen: Seen) -> dict[str, str]:
     """How the work is shared out, and what went wrong with workers."""
-    if seen is None or not seen.heard:
-        return ""
-    slowest = "; ".join(f"{side}s {value:.2f}×" for side, value in seen.imbalance().items())
-    lost = "none"
-    if seen.workers_lost:
-        lost = f"{seen.workers_lost:,}, and {seen.tasks_again:,} tasks run again"
-    return _table({"slowest partition by the mean": slowest, "workers lost": lost})
+    imbalance = ", ".join(f"{side}s {value:.2f}" for side, value in seen.imbalance().items())
+    lost = f"{seen.workers_lost:,}, and {seen.tasks_again:,} tasks run again" if seen.workers_lost else "none"
+    return {"imbalance": f"{imbalance} (seconds of the slowest partition by the mean)", "workers lost": lost}
 
 
 def description(fits: Fits, seen: Seen | None) -> str:
@@ -114,7 +112,7 @@ def choice(fits: Fits, seen: Seen | None) -> str:
             f"<a href='?fit={escaped(one.key)}'{here}>{escaped(one.name)}</a>",
             escaped(one.about["model"]),
             time.strftime("%H:%M:%S", time.localtime(one.about["began"])),
-            f"iteration {one.iteration}, {state(one)}",
+            state(one),
         )
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     return f"<table><caption>All fits</caption>{''.join(rows)}</table>"
@@ -137,7 +135,6 @@ def _bytes(n: float) -> str:
 TEXTS: dict[str, Callable[[Fits, Seen | None], str]] = {
     "heading": heading,
     "figures": figures,
-    "running": running,
     "description": description,
     "choice": choice,
 }
