@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 TOPIC = "mfpipe"  # of the events, and name of the page
 EVERY = 0.25  # seconds between two events
-PATIENCE = 5.0  # seconds that the end of a fit waits for its last event
+PATIENCE = 2.0  # seconds that the end of a fit waits for its last event
 COLUMNS = (
     "iteration", "objective", "item_objective", "train_rmse", "test_rmse", "seconds", "item_seconds",
     "user_seconds", "ratings_per_second", "fall",

@@ -54,10 +54,10 @@ def _resume(options, printer: Printer) -> None:
     else:
         from mfpipe.resuming import resume
         from mfpipe.tables import show_training as show_outcome
-    with iterations(order["params"], printer.err) as show:
-        try:
+    try:
+        with iterations(order["params"], printer.err) as show:
             record = resume(options.run_id, store, [show], log.info, **changed)
-        except GateError as refused:
-            printer.result(refused.record, show_outcome)
-            raise
+    except GateError as refused:
+        printer.result(refused.record, show_outcome)
+        raise
     printer.result(record, show_outcome)
