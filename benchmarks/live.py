@@ -52,7 +52,7 @@ class Threads:
     """Two threads beside the scheduler of an idle local cluster: the most iterations a second."""
 
     label = "two threads, rank 48, float64"
-    model = ALS(48, 1e-4, "uniform", max_iter=100, tol=0, dtype="float64")
+    model = ALS(48, 1e-4, "uniform", max_iter=500, tol=0, dtype="float64")
 
     def __init__(self, ratings, client):
         self.ratings, self.client = ratings, client
@@ -72,7 +72,7 @@ class Cluster:
     """The default local cluster, which is where the page is."""
 
     label = "local cluster, rank 48, float64"
-    model = ALS(48, 1e-4, "uniform", max_iter=20, tol=0, dtype="float64")
+    model = ALS(48, 1e-4, "uniform", max_iter=60, tol=0, dtype="float64")
 
     def __init__(self, ratings, where):
         self.ratings, self.where = ratings, where
@@ -130,7 +130,7 @@ def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("train", type=Path, nargs="?", default=training_file())
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=10)
     options = parser.parse_args()
     ratings, _ = ingest([options.train])
     load = f"{options.rounds} pairs of fits, load {os.getloadavg()[0]:.1f}"

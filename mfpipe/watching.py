@@ -1,6 +1,6 @@
 """What a fit tells the page that shows it while it runs; see `mfpipe.dashboards`.
 
-A fit that has a Dask client installs the page on its scheduler, and sends it events: at most four a
+A fit that has a Dask client installs the page on its scheduler, and sends it events: at most two a
 second, each with all that is new. Whatever goes wrong with that is one line of the log, and no more.
 """
 
@@ -24,7 +24,7 @@ from mfpipe.remaining import fall, seconds_left
 log = logging.getLogger(__name__)
 
 TOPIC = "mfpipe"  # of the events, and name of the page
-EVERY = 0.25  # seconds between two events
+EVERY = 0.5  # seconds between two events, which cost about 2 ms each
 PATIENCE = 2.0  # seconds that the end of a fit waits for its last event
 COLUMNS = (
     "iteration", "objective", "item_objective", "train_rmse", "test_rmse", "seconds", "item_seconds",

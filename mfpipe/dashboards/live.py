@@ -15,7 +15,7 @@ from mfpipe.dashboards import words
 from mfpipe.dashboards.fits import LONGEST, Fits, Seen
 from mfpipe.dashboards.panels import PANELS, Sources, iteration_columns, partition_columns
 
-LOOK_MS = 500  # between two looks at whether there is anything new; an update takes 2 ms of the scheduler
+LOOK_MS = 500  # between two looks at whether there is anything new; drawing it takes about 3 ms
 
 
 def page(fits: Fits) -> Callable[..., None]:
