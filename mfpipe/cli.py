@@ -29,8 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with stoppable():
             options = _parser().parse_args(arguments)
-            _log_to_stderr(options)
-            options.run(options, Printer(options))
+            printer = Printer(options)
+            _log_to_stderr(options, printer)
+            options.run(options, printer)
             sys.stdout.flush()
         return 0
     except MfpipeError as error:
@@ -75,10 +76,11 @@ class _ConsoleLog(logging.Handler):
         self.console.print(Text(prefix + printable(record.getMessage())), soft_wrap=True)
 
 
-def _log_to_stderr(options: argparse.Namespace) -> None:
+def _log_to_stderr(options: argparse.Namespace, printer: Printer) -> None:
     level = logging.DEBUG if options.verbose else logging.WARNING if options.quiet else logging.INFO
     log.setLevel(level)
-    log.handlers = [_ConsoleLog(SafeConsole(stderr=True))]
+    # The console of the progress bar, so that lines appear above it; a quiet one would show no warnings.
+    log.handlers = [_ConsoleLog(SafeConsole(stderr=True) if options.quiet else printer.err)]
     log.propagate = False
 
 

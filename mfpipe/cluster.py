@@ -81,7 +81,11 @@ def _local(workers: int | None, threads_per_worker: int | None, dashboard: str) 
     with (
         scratch.directory() as spill,
         dask.config.set(
-            {"temporary-directory": str(spill), "distributed.scheduler.worker-ttl": f"{WORKER_SECONDS}s"}
+            {
+                "temporary-directory": str(spill),
+                "distributed.scheduler.worker-ttl": f"{WORKER_SECONDS}s",
+                "distributed.dashboard.link": _link(dashboard),
+            }
         ),
         one_blas_thread(),
     ):
@@ -97,9 +101,20 @@ def _local(workers: int | None, threads_per_worker: int | None, dashboard: str) 
             yield made
 
 
+def _link(dashboard: str) -> str:
+    """The link to a local cluster's dashboard, unless the user has configured what it is seen as.
+
+    Dask's own names another of the machine's addresses for a worker in this process.
+    """
+    import dask
+
+    link = dask.config.get("distributed.dashboard.link")
+    host = dashboard.rpartition(":")[0] or "127.0.0.1"
+    return link.replace("{host}", host) if link == "{scheme}://{host}:{port}/status" else link
+
+
 def _say_where(client: Client, dashboard: str) -> None:
-    """Dask's own link names another of the machine's addresses for a worker in this process."""
-    host, _, asked = dashboard.rpartition(":")
+    asked = dashboard.rpartition(":")[2]
     try:
         import bokeh  # noqa: F401
     except ModuleNotFoundError:
@@ -108,7 +123,7 @@ def _say_where(client: Client, dashboard: str) -> None:
     port = client.scheduler_info()["services"].get("dashboard")
     if asked not in ("0", str(port)):
         log.warning("port %s is taken", asked)
-    log.info("Dask dashboard: http://%s:%s/status", host or "127.0.0.1", port)
+    log.info("Dask dashboard: %s", client.dashboard_link)
 
 
 @contextmanager

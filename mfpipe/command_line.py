@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mfpipe.models.base import flag
@@ -49,3 +50,9 @@ def _reading(rules: Rules) -> list[str]:
     if rules.rating_range:
         words += ["--rating-range", *map(str, rules.rating_range)]
     return words
+
+
+def report_command(name: str, store: Path) -> str:
+    """`mfpipe report` of the current version of a model."""
+    words = ["mfpipe", "report", name, "--store", str(store), "-o", f"{name}.html"]
+    return shlex.join(words)

@@ -104,7 +104,11 @@ def compare(
                     start = starting_factors(model, prepared.ratings)
                     executors[model.storage].half_step(model, "item", start.item, start.user)
                 fits[way, number] = fit_and_evaluate(
-                    model, prepared, executors[model.storage], on_iteration if way == ways[-1] else ()
+                    model,
+                    prepared,
+                    executors[model.storage],
+                    on_iteration if way == ways[-1] else (),
+                    name=labels[number],
                 )
         timings |= {f"{way}_start": opened - began, way: time.perf_counter() - opened}
     systems = [

@@ -15,12 +15,12 @@ from mfpipe import models, rated
 from mfpipe.answers import Answers
 from mfpipe.errors import RatingsError
 from mfpipe.executors import executor
-from mfpipe.fit import fit
 from mfpipe.fitted import FittedModel
 from mfpipe.inputs import id_array, id_columns, ratings_of
 from mfpipe.models.base import Factors, Model
 from mfpipe.ratings import encode
 from mfpipe.store import Store, parse_name
+from mfpipe.watching import watched
 
 
 class Estimator(Answers, RegressorMixin, BaseEstimator):
@@ -73,7 +73,7 @@ class Estimator(Answers, RegressorMixin, BaseEstimator):
         init = getattr(self, "init", None)
         start = None if init is None else _start(init, len(ratings.users), len(ratings.items), model)
         with executor(ratings, model.storage, "serial", client=client) as where:
-            result = fit(model, ratings, where, start)
+            result = watched(model, ratings, where, type(self).__name__, start=start)
         for message in result.warnings:
             warnings.warn(message, ConvergenceWarning, stacklevel=2)
         self.history_, self.converged_ = result.history, result.converged

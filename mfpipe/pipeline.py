@@ -16,10 +16,11 @@ import pyarrow as pa
 from mfpipe import dataset, rated, runs
 from mfpipe import evaluate as evaluation
 from mfpipe.addresses import require_cluster, require_dashboard
+from mfpipe.command_line import report_command
 from mfpipe.errors import ParameterError
 from mfpipe.evaluate import Holdout
 from mfpipe.executors import executor
-from mfpipe.fit import Fit, Pairs, State, baseline_of, fit, starting_factors
+from mfpipe.fit import Fit, Pairs, State, baseline_of, starting_factors
 from mfpipe.fitted import FittedModel
 from mfpipe.ids import IdMap
 from mfpipe.models import MODELS, FactorModel, Model
@@ -30,6 +31,7 @@ from mfpipe.ratings import Ratings, Rules, TestRatings, ingest, read_test
 from mfpipe.runs import Checkpoints, Run
 from mfpipe.store import WHATEVER, Store, Version, parse_name
 from mfpipe.topn import require_count
+from mfpipe.watching import watched
 
 log = logging.getLogger(__name__)
 
@@ -279,7 +281,9 @@ class Fitting:
         self.stage(f"fitting {self.model.name} to {len(prepared.ratings):,} ratings")
         with executor(prepared.ratings, self.model.storage, **self.place.settings()) as where:
             keep = run.keep if run else None
-            trained = fit_and_evaluate(self.model, prepared, where, self.on_iteration, state, keep)
+            trained = fit_and_evaluate(
+                self.model, prepared, where, self.on_iteration, state, keep, name=self.name, store=self.store
+            )
         for message in trained.fit.warnings:
             log.warning(message)
         trained.timings = {"ingest": prepared.seconds, "compile": compiling, **trained.timings}
@@ -304,12 +308,20 @@ def fit_and_evaluate(
     state: State | None = None,
     on_state: Callable[[State], None] | None = None,
     start: Factors | None = None,
+    name: str | None = None,
+    store: Store | None = None,
 ) -> Trained:
-    """Fit on an executor, and evaluate on the test records."""
-    fitting = fit(
+    """Fit on an executor, and evaluate on the test records.
+
+    A fit on a Dask cluster is shown on its dashboard by `name`, by default its model's; with the store that
+    it will be in, together with the command for its report.
+    """
+    fitting = watched(
         model,
         prepared.ratings,
         where,
+        name or model.name,
+        report=report_command(name, store.path) if name and store else None,
         start=start,
         test=prepared.pairs,
         on_iteration=on_iteration,

@@ -21,11 +21,12 @@ import numpy as np
 from mfpipe.command_line import train_command
 from mfpipe.errors import ParameterError
 from mfpipe.executors import executor
-from mfpipe.fit import Fit, fit, starting_factors
+from mfpipe.fit import Fit, starting_factors
 from mfpipe.models import FactorModel
 from mfpipe.models.base import SIDES, Factors
 from mfpipe.pipeline import Data, Place, Prepared, compile_kernels, prepare
 from mfpipe.ratings import Ratings
+from mfpipe.watching import watched
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ def fit_path(
     for value in lambdas:
         start = keyed if factors is None else with_all_directions(model, factors, keyed)
         here = dataclasses.replace(model, regularization=value)
-        fitted = fit(here, ratings, where, start=start)
+        fitted = watched(here, ratings, where, f"{model.name}, λ = {value:.4g}", start=start)
         records.append(_record(fitted, prepared, "keyed" if factors is None else "neighbour"))
         on_fit(fitted, records[-1])
         if model.l1_share and fitted.sparsity == 1:

@@ -156,7 +156,15 @@ class Steps:
             keep = run.keep if run else None
             with self._timed("fit"):
                 self.trained = fit_and_evaluate(
-                    self.model, self.prepared, where, self.on_iteration, state, keep, factors
+                    self.model,
+                    self.prepared,
+                    where,
+                    self.on_iteration,
+                    state,
+                    keep,
+                    factors,
+                    self.request.name,
+                    self.store,
                 )
         for message in self.trained.fit.warnings:
             log.warning(message)
@@ -290,7 +298,8 @@ class Steps:
         model = self.model
         start = warm_start(trained.fitted, model, whole).factors if isinstance(model, FactorModel) else None
         with executor(whole, self.model.storage, **self.request.place.settings()) as where:
-            refit = fit_and_evaluate(self.model, prepared, where, start=start)
+            name = f"{self.request.name}, refit"
+            refit = fit_and_evaluate(self.model, prepared, where, start=start, name=name)
         refit.metrics = trained.metrics
         return refit, prepared
 

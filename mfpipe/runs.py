@@ -330,11 +330,6 @@ def listed(store: Path) -> list[dict[str, Any]]:
     return found
 
 
-def iterations_of(store: Path, run: str) -> int:
-    """How many iterations a run makes at most."""
-    return order_held(store, run)["params"].get("max_iter", 1)
-
-
 def _reached(path: Path) -> dict[str, Any]:
     for number in reversed(_numbers(path)):
         with suppress(FileNotFoundError, StoreError):

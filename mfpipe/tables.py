@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mfpipe.printable import printable
+from mfpipe.sparkline import sparkline
 
 
 def table_of(*columns: str) -> Table:
@@ -79,6 +80,7 @@ def show_training(console: Console, record: dict) -> None:
         "trained on": f"{data['n_ratings']:,} ratings, {data['n_users']:,} users, {data['n_items']:,} items",
         "iterations": f"{record['n_iter']}, {'converged' if record['converged'] else 'not converged'}",
         "objective": f"{record['objective']:.8g}",
+        "  its course": sparkline([row["objective"] for row in record["history"]]),
         "train RMSE": f"{record['train_rmse']:.6f} stars",
         "test RMSE": f"{record['test_rmse']:.6f} stars over {test['rows']:,} records",
         "  warm": f"{number(test['rmse_warm'], 6)} over {test['warm']:,}",

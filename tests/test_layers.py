@@ -68,6 +68,10 @@ ALLOWED = {
     "version": {"models", "fitted", "sealed"},
     "store": {"fitted", "published", "files", "sealed", "version"},
     "plots": set(),
+    "remaining": set(),
+    # The page goes where the client of a fit is, so what has one is all that may know of pages.
+    "watching": {"dashboards", "fit", "models", "ratings", "remaining"},
+    "dashboards": {"models", "plots", "printable", "remaining", "watching"},
     "command_line": {"models", "ratings"},
     "report": {"files", "command_line", "plots", "models", "fitted", "store"},
     "search_report": {"plots", "report", "tables"},
@@ -75,11 +79,14 @@ ALLOWED = {
     "runs": {"files", "sealed", "models", "fit"},
     "orders": {"sources", "dataset", "models"},
     "resuming": {"models", "orders", "pipeline", "ratings", "reading", "runs", "store"},
-    "progress": set(),
-    "tables": {"printable"},
+    "progress": {"remaining"},
+    "sparkline": set(),
+    "tables": {"printable", "sparkline"},
     "decision_tables": {"tables"},
     "pipeline": {
         "addresses",
+        "command_line",
+        "watching",
         "models",
         "ratings",
         "dataset",
@@ -131,7 +138,7 @@ ALLOWED = {
     },
     "systems": {"models"},
     "independent": {"cluster", "cores"},
-    "regularization": {"command_line", "models", "ratings", "executors", "fit", "pipeline"},
+    "regularization": {"command_line", "models", "ratings", "executors", "fit", "pipeline", "watching"},
     "halving": {"models", "ratings", "executors", "fit", "independent", "pipeline", "regularization"},
     "comparison": {"cluster", "fit", "pipeline", "models", "executors", "ratings"},
     "demo": {"files", "comparison", "pipeline", "dataset", "models", "report", "store"},
@@ -146,11 +153,12 @@ ALLOWED = {
         "store",
         "answers",
         "inputs",
+        "watching",
     },
 }
 ANYONE = {"errors", "ids"}
 TOP = {"cli", "arguments", "commands", "printer", "__init__", "__main__"}
-DASK_IN = {"partition", "cluster", "executors", "independent"}
+DASK_IN = {"partition", "cluster", "executors", "independent", "dashboards"}
 
 
 def modules():

@@ -83,10 +83,10 @@ def _retrain(options, printer: Printer) -> None:
         keep_versions=options.keep_versions,
         checkpoints=checkpoints_from(options),
     )
-    with iterations(request.params.get("max_iter", 50), printer.err) as show:
-        try:
+    try:
+        with iterations({"max_iter": 50, "tol": 1e-4} | request.params, printer.err) as show:
             record = retrain(request, Store(options.store), [show], log.info)
-        except GateError as refused:
-            printer.result(refused.record, show_retrain)
-            raise
+    except GateError as refused:
+        printer.result(refused.record, show_retrain)
+        raise
     printer.result(record, show_retrain)

@@ -40,23 +40,24 @@ def _runs(options, printer: Printer) -> None:
 def _resume(options, printer: Printer) -> None:
     from mfpipe.pipeline import Place
     from mfpipe.progress import iterations
-    from mfpipe.runs import iterations_of, order_held
+    from mfpipe.runs import order_held
     from mfpipe.store import Store
 
     store = Store(options.store)
     given = {name: getattr(options, name) for name in Place.__dataclass_fields__}
     changed = {name: value for name, value in given.items() if value is not None}
     Place(**changed)  # refused before anything is opened
-    if "retrain" in order_held(store.path, options.run_id):
+    order = order_held(store.path, options.run_id)
+    if "retrain" in order:
         from mfpipe.decision_tables import show_retrain as show_outcome
         from mfpipe.retraining import resume
     else:
         from mfpipe.resuming import resume
         from mfpipe.tables import show_training as show_outcome
-    with iterations(iterations_of(store.path, options.run_id), printer.err) as show:
-        try:
+    try:
+        with iterations(order["params"], printer.err) as show:
             record = resume(options.run_id, store, [show], log.info, **changed)
-        except GateError as refused:
-            printer.result(refused.record, show_outcome)
-            raise
+    except GateError as refused:
+        printer.result(refused.record, show_outcome)
+        raise
     printer.result(record, show_outcome)

@@ -70,7 +70,7 @@ def _train(options, printer: Printer) -> None:
     name, _ = parse_name(model.name if options.name is None else options.name)
     data, place, checkpoints = data_from(options), place_from(options), checkpoints_from(options)
     current, store = not options.no_publish, Store(options.store)
-    with iterations(getattr(model, "max_iter", 1), printer.err) as show:
+    with iterations(model.params, printer.err) as show:
         record = train(data, model, name, store, place, current, [show], log.info, checkpoints)
     printer.result(record, show_training)
 

@@ -1,0 +1,1 @@
+"""Pages that show fits and models in a browser."""

@@ -1,0 +1,78 @@
+"""The live page's place on a Dask scheduler: takes the events of fits, and serves `/mfpipe`.
+
+Installed by a driver that fits, or from the start with `dask scheduler --preload mfpipe.dashboards.plugin`.
+Bokeh is imported only on a scheduler that has a dashboard.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from distributed import SchedulerPlugin
+
+from mfpipe.dashboards.fits import Fits
+from mfpipe.watching import TOPIC
+
+if TYPE_CHECKING:
+    from distributed import Scheduler
+
+log = logging.getLogger(__name__)
+
+BESIDE = "status"  # the page of Dask's after which the navigation names this one
+
+
+class LivePage(SchedulerPlugin):
+    """Keeps what the fits of a cluster have told, and shows it at `/mfpipe` of its dashboard."""
+
+    name = "mfpipe-live"
+    idempotent = True
+
+    def __init__(self) -> None:
+        self.fits = Fits()
+
+    async def start(self, scheduler: Scheduler) -> None:
+        """Add the page to the dashboard.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            The scheduler has no Bokeh.
+        RuntimeError
+            It was started without a dashboard.
+        """
+        if self.name in scheduler.plugins:
+            return
+        from distributed.dashboard.core import BokehApplication
+        from distributed.dashboard.scheduler import template_variables
+        from tornado.ioloop import IOLoop
+
+        from mfpipe.dashboards.live import page
+
+        applications = scheduler.http_application.applications
+        dashboard = next((one for one in applications if hasattr(one, "app_paths")), None)
+        if dashboard is None:
+            raise RuntimeError("the scheduler was started without a dashboard")
+        shared = template_variables(scheduler)  # of every page, and read whenever one is opened
+        if TOPIC not in shared["pages"]:
+            shared["pages"].insert(shared["pages"].index(BESIDE) + 1, TOPIC)
+        pages = {f"/{TOPIC}": page(self.fits)}
+        made = BokehApplication(pages, scheduler, prefix=dashboard.prefix, template_variables=shared)
+        scheduler.http_application.add_application(made)
+        made.initialize(IOLoop.current())
+        made.start()
+
+    def log_event(self, topic: str, msg: Any) -> None:
+        if topic == TOPIC:
+            self.fits.take(msg)
+        elif topic == "all" and msg.get("action") == "remove-worker" and not msg["expected"]:
+            again = len(msg["processing-tasks"]) + len(msg["lost-computed-tasks"])
+            self.fits.worker_lost(again)
+
+    def remove_client(self, scheduler: Scheduler, client: str) -> None:
+        self.fits.client_gone(client)
+
+
+async def dask_setup(scheduler: Scheduler) -> None:
+    """Dask's hook for `--preload`."""
+    await scheduler.register_scheduler_plugin(LivePage(), idempotent=True)
