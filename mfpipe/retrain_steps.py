@@ -101,7 +101,7 @@ class Steps:
             holdout = self.request.data.split_by()
             newer_than = self.champion and self.champion.newer_than(holdout)
             train, test = holdout.split(self.ratings, newer_than)
-            about = {"inputs": [str(path) for path in self.request.data.inputs], "ingest": report}
+            about = self.request.data.about() | {"ingest": report}
             about["holdout"] = str(holdout)
             seconds = time.perf_counter() - began
             self.prepared = Prepared(train, test, about, train.fingerprint(), seconds)
@@ -291,7 +291,7 @@ class Steps:
         start = warm_start(trained.fitted, model, whole).factors if isinstance(model, FactorModel) else None
         with executor(whole, self.model.storage, **self.request.place.settings()) as where:
             refit = fit_and_evaluate(self.model, prepared, where, start=start)
-        refit.metrics = trained.metrics
+        refit.metrics, refit.diagnosis = trained.metrics, trained.diagnosis
         return refit, prepared
 
     def _drop_old_versions(self, stored: Version) -> None:
