@@ -11,8 +11,8 @@ from bokeh.plotting import figure
 
 from benchmarks.page import summary
 from benchmarks.tables import name_of, tables
-from mfpipe.plots import BLUE, GREEN, ORANGE, SIZE, VERMILION
 from mfpipe.page import Panel, page, write_page
+from mfpipe.plots import BLUE, GREEN, ORANGE, SIZE, VERMILION
 
 COLOURS = (BLUE, VERMILION, GREEN, ORANGE, "#CC79A7", "#56B4E9", "#F0E442", "#000000")
 Points = list[tuple[float, float]]

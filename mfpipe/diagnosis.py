@@ -100,7 +100,7 @@ def _by_rating(boot: Bootstrap, residual: np.ndarray, rating: np.ndarray) -> lis
 
 
 def _by_time(boot: Bootstrap, residual: np.ndarray, time: np.ndarray | None) -> list[dict]:
-    """Slices of equal length from the first to the last time: `begin` and `end` in microseconds since 1970."""
+    """Slices of equal length over all times, `begin` and `end` in microseconds since 1970."""
     if time is None or (time == NO_TIME).all():
         return []
     known = time != NO_TIME

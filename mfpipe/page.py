@@ -1,4 +1,4 @@
-"""A page of panels: each a figure with words and a table that say the same, in one file that opens offline."""
+"""A page of panels, each a figure with words and a table that say the same, in a file that opens offline."""
 
 from __future__ import annotations
 

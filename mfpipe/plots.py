@@ -103,7 +103,7 @@ def _bars(counts, edges, x: str, colour: str, y: str = "rows") -> figure:
     source = ColumnDataSource({"count": counts, "left": edges[:-1], "right": edges[1:]})
     plot = _figure(x, y)
     plot.quad(
-        top="count", bottom=0, left="left", right="right", color=colour, line_color="white", source=source
+        top="count", bottom=0, left="left", right="right", color=colour, line_color="#cccccc", source=source
     )
     plot.add_tools(HoverTool(tooltips=[("from", "@left"), ("to", "@right"), (y, "@count")]))
     return plot

@@ -13,8 +13,9 @@ from mfpipe.errors import StoreError
 from mfpipe.page import Panel, page, write_page
 from mfpipe.ratings import Rules
 from mfpipe.report_data import FACTORS, Stored
+from mfpipe.report_findings import findings
 from mfpipe.report_panels import PANELS
-from mfpipe.report_words import findings, summary
+from mfpipe.report_words import summary
 from mfpipe.similar import Similar
 from mfpipe.version import Version
 
@@ -59,7 +60,9 @@ def render(stored: Stored) -> str:
         versions=_versions(stored),
         systems=_systems(stored.systems),
         nearest=_nearest(stored),
-        untitled="" if stored.titles or not stored.has_factors else "No titles were given (--item-titles FILE).",
+        untitled=""
+        if stored.titles or not stored.has_factors
+        else "No titles were given (--item-titles FILE).",
         command=_command(stored.manifest),
         began_from=(stored.manifest.get("retrain") or {}).get("start", {}).get("from"),
     )
@@ -70,7 +73,7 @@ def _number(value: float | None, digits: str = ".4f") -> str:
 
 
 def _versions(stored: Stored) -> list[list[str]]:
-    """This version, the one before it and the user-item average, side by side."""
+    """The version, the one before it and the user-item average, side by side."""
     rows = []
     manifests = [(stored.label, stored.manifest, stored.metrics)]
     if stored.before and stored.before.manifest:

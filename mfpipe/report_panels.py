@@ -1,4 +1,4 @@
-"""The panels of a version's report: a panel is one line here, and a function that draws it in a room of plots."""
+"""The panels of a version's report: each is one entry of `PANELS`, and a function that draws it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def _timed(stored: Stored) -> str | None:
 
 def _threaded(stored: Stored) -> str | None:
     known = "threads" in stored.timings
-    return _timed(stored) or (None if known else "this version does not say on how many threads it was fitted")
+    return _timed(stored) or (
+        None if known else "this version does not say on how many threads it was fitted"
+    )
 
 
 def _dated(stored: Stored) -> str | None:
@@ -64,27 +66,30 @@ def _between(values: list[float], digits: str = ".6g") -> str:
     return f"from {values[0]:{digits}} to {values[-1]:{digits}}"
 
 
-def _extremes(rows: list[dict], labels: list[str]) -> str:
-    """The best and the worst slice in words."""
-    if len(rows) == 1:
-        return f"All are {labels[0]}: RMSE {rows[0]['rmse']:.4f} stars."
-    order = sorted(range(len(rows)), key=lambda at: rows[at]["rmse"])
-    best, worst = order[0], order[-1]
-    return (
-        f"Lowest for {labels[best]}, {rows[best]['rmse']:.4f} stars ({interval(rows[best]['rmse_interval'])}); "
-        f"highest for {labels[worst]}, {rows[worst]['rmse']:.4f} ({interval(rows[worst]['rmse_interval'])})."
-    )
+def _extremes(rows: list[dict], labels: list[str], phrase: str) -> str:
+    """The best and the worst slice in words, of those with an interval where there are such."""
+    known = [row["rmse_interval"] is not None for row in rows]
+    told = [
+        (row["rmse"], f"{phrase.format(label)}, {row['rmse']:.4f} stars ({interval(row['rmse_interval'])})")
+        for row, label, sure in zip(rows, labels, known, strict=True)
+        if sure or not any(known)
+    ]
+    if len(told) == 1:
+        return f"Only {told[0][1]}."
+    return f"Lowest {min(told)[1]}; highest {max(told)[1]}."
 
 
-def _sliced(title: str, key: str, label: Callable[[dict], str], column: str, lacks: Lacks) -> Panel:
-    """RMSE by slices of the test records."""
+def _sliced(
+    title: str, key: str, label: Callable[[dict], str], column: str, phrase: str, lacks: Lacks
+) -> Panel:
+    """RMSE by slices of the test records; `phrase` says one of them within a sentence."""
 
     def labels(stored: Stored) -> list[str]:
         return [label(row) for row in stored.diagnosis[key]]
 
     return Panel(
         title,
-        lambda s: f"{_extremes(s.diagnosis[key], labels(s))} Dashed: all test records.",
+        lambda s: f"{_extremes(s.diagnosis[key], labels(s), phrase)} Dashed: all test records.",
         lambda s: report_plots.slices(
             s.diagnosis[key], labels(s), column, s.diagnosis["all"]["rmse"], column
         ),
@@ -96,8 +101,8 @@ def _sliced(title: str, key: str, label: Callable[[dict], str], column: str, lac
 def _decrease(stored: Stored) -> str:
     before, now = stored.history["objective"][-2:]
     return (
-        f"The last iteration lowered it by the share {(before - now) / before:.2g}; the tolerance (dashed) is "
-        f"{stored.manifest['params']['tol']:g}."
+        f"The last iteration lowered it by the share {(before - now) / before:.2g}; "
+        f"the tolerance (dashed) is {stored.manifest['params']['tol']:g}."
     )
 
 
@@ -130,8 +135,8 @@ def _ranking(stored: Stored) -> str:
     found = stored.diagnosis["ranking"]
     drawn = f", drawn from {found['drawn_from']:,}" if found["drawn_from"] else ""
     return (
-        f"Over {found['users']:,} users{drawn}, whose test records of {found['relevant']:.4g} stars or more are "
-        f"relevant. {100 * found['catalogue']:.1f} % of the items are in some list; novelty "
+        f"Over {found['users']:,} users{drawn}, whose test records of {found['relevant']:.4g} stars or more "
+        f"are relevant. {100 * found['catalogue']:.1f} % of the items are in some list; novelty "
         f"{found['novelty']:.2f} bits."
     )
 
@@ -169,8 +174,8 @@ def _efficiency(stored: Stored) -> str:
     )
     threads = stored.timings["threads"]
     return (
-        f"The share of the time of {threads} thread{'s' if threads > 1 else ''} that was spent on rows; the rest "
-        f"is waiting and sending. Median {each}."
+        f"The share of the time of {threads} thread{'s' if threads > 1 else ''} that was spent on rows; "
+        f"the rest is waiting and sending. Median {each}."
     )
 
 
@@ -207,6 +212,7 @@ PANELS = [
         "by_user_count",
         count_label,
         "training ratings of the user",
+        "for {} training ratings",
         _of(diagnosis.FILE),
     ),
     _sliced(
@@ -214,11 +220,17 @@ PANELS = [
         "by_item_count",
         count_label,
         "training ratings of the item",
+        "for {} training ratings",
         _of(diagnosis.FILE),
     ),
-    _sliced("RMSE by time", "by_time", lambda row: day(row["begin"]), "time, from", _dated),
+    _sliced("RMSE by time", "by_time", lambda row: day(row["begin"]), "time, from", "from {} on", _dated),
     _sliced(
-        "RMSE by true rating", "by_rating", lambda row: f"{row['rating']:g}", "stars", _of(diagnosis.FILE)
+        "RMSE by true rating",
+        "by_rating",
+        lambda row: f"{row['rating']:g}",
+        "stars",
+        "for {} stars",
+        _of(diagnosis.FILE),
     ),
     Panel(
         "Calibration",
@@ -235,7 +247,11 @@ PANELS = [
         section=ERRORS,
     ),
     Panel(
-        "Ranking quality", _ranking, lambda s: report_plots.ranking(_metrics(s)), lacks=_listed, section=RANKING
+        "Ranking quality",
+        _ranking,
+        lambda s: report_plots.ranking(_metrics(s)),
+        lacks=_listed,
+        section=RANKING,
     ),
     *(
         Panel(

@@ -21,14 +21,17 @@ def _figure(x: str, y: str, **options: Any) -> figure:
 
 
 def _bounds(rows: Sequence[dict], key: str) -> dict[str, list]:
-    """Ends of intervals for whiskers, and as a text for whoever reads or points; NaN and a dash where unknown."""
+    """Ends of intervals for whiskers, and their texts; NaN and a dash where there is none."""
     ends = [row[key] or (np.nan, np.nan) for row in rows]
     texts = [f"{low:.4f} to {high:.4f}" if low == low else "–" for low, high in ends]
     return {"low": [low for low, _ in ends], "high": [high for _, high in ends], "interval": texts}
 
 
 def _whiskers(plot: figure, source: ColumnDataSource, x: str, colour: str) -> None:
-    ends = {"upper_head": TeeHead(size=8, line_color=colour), "lower_head": TeeHead(size=8, line_color=colour)}
+    ends = {
+        "upper_head": TeeHead(size=8, line_color=colour),
+        "lower_head": TeeHead(size=8, line_color=colour),
+    }
     plot.add_layout(
         Whisker(base=x, lower="low", upper="high", source=source, line_color=colour, level="glyph", **ends)
     )
@@ -88,7 +91,12 @@ def calibration(rows: Sequence[dict]) -> figure:
     plot.line(ends, ends, line_dash="dashed", color="#555555")
     _whiskers(plot, source, "predicted", BLUE)
     plot.scatter("predicted", "true", source=source, size=8, color=BLUE)
-    tips = [("predicted", "@predicted"), ("true", "@true"), (INTERVAL, "@interval"), ("test records", "@rows")]
+    tips = [
+        ("predicted", "@predicted"),
+        ("true", "@true"),
+        (INTERVAL, "@interval"),
+        ("test records", "@rows"),
+    ]
     plot.add_tools(HoverTool(tooltips=tips))
     return plot
 
@@ -141,9 +149,7 @@ def components(user: np.ndarray, item: np.ndarray) -> figure:
     )
     for side, marker in (("user", "circle"), ("item", "triangle")):
         colour, legend = SIDE_COLOURS[side], f"{side}s"
-        plot.scatter(
-            "factor", side, source=source, marker=marker, color=colour, size=7, legend_label=legend
-        )
+        plot.scatter("factor", side, source=source, marker=marker, color=colour, size=7, legend_label=legend)
     plot.y_range.update(start=0)
     plot.add_tools(HoverTool(tooltips=[("factor", "@factor"), ("users", "@user"), ("items", "@item")]))
     return _legend_above(plot)

@@ -53,7 +53,7 @@ def _positions(path: Path, header: list[str]) -> tuple[int, int]:
     at = [[plain.index(name) for name in names if name in plain] for names in (NAMES["item"], TITLES)]
     if not all(at):
         raise RatingsError(
-            f"{path}, line 1: needs a column {' or '.join(NAMES['item'])} and a column {' or '.join(TITLES)}, "
-            f"and has {', '.join(map(repr, header[:12])) or 'none'}"
+            f"{path}, line 1: needs a column {' or '.join(NAMES['item'])} "
+            f"and a column {' or '.join(TITLES)}, and has {', '.join(map(repr, header[:12])) or 'none'}"
         )
     return at[0][0], at[1][0]
