@@ -127,14 +127,16 @@ def mean_intervals(values: np.ndarray, seed: int = 0) -> list[list[float] | None
 
 
 def paired_difference(
-    first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], seed: int = 0
+    first: np.ndarray, second: np.ndarray, rows: np.ndarray, seed: int = 0
 ) -> dict[str, Any]:
-    """The difference of two RMSEs, first − second, judged on the same draws of the same groups.
+    """The difference of two RMSEs on the same records, first − second, judged on the same draws.
 
     Parameters
     ----------
-    first, second : (ndarray, ndarray), shape (groups,) each
-        Squared errors, in squared stars, and numbers of records of each group of users.
+    first, second : ndarray of float64, shape (groups,)
+        Squared errors of each group of users, in squared stars.
+    rows : ndarray, shape (groups,)
+        Records of each group.
     seed : int
 
     Returns
@@ -142,8 +144,9 @@ def paired_difference(
     dict
         `rmse`, in stars, and its `interval`, None with fewer than `FEWEST` groups.
     """
-    times = times_drawn(len(first[0]), np.random.default_rng(seed))
-    drawn = np.sqrt(times @ first[0] / (times @ first[1])) - np.sqrt(times @ second[0] / (times @ second[1]))
-    whole = np.sqrt(first[0].sum() / first[1].sum()) - np.sqrt(second[0].sum() / second[1].sum())
-    sure = len(first[0]) >= FEWEST
-    return {"rmse": float(whole), "interval": intervals(drawn[:, None])[0] if sure else None}
+    times = times_drawn(len(rows), np.random.default_rng(seed))
+    drawn = times @ rows
+    differences = np.sqrt(times @ first / drawn) - np.sqrt(times @ second / drawn)
+    whole = np.sqrt(first.sum() / rows.sum()) - np.sqrt(second.sum() / rows.sum())
+    sure = len(rows) >= FEWEST
+    return {"rmse": float(whole), "interval": intervals(differences[:, None])[0] if sure else None}

@@ -50,10 +50,8 @@ def diagnose(fitted: FittedModel, test: TestRatings, sha256: str) -> dict[str, A
     boot = Bootstrap(test.user)
     whole = np.zeros(len(test), np.int64)
     average = user_item_average(fitted.baseline, users, items).predicted - test.rating
-    groups, averages = (
-        tuple(boot.by_group(values, whole, 1)[:, 0] for values in (error**2, None))
-        for error in (residual, average)
-    )
+    rows = boot.by_group(None, whole, 1)[:, 0]
+    squares, averages = (boot.by_group(error**2, whole, 1)[:, 0] for error in (residual, average))
     seen = Factors(_counts(fitted.user_counts, users), _counts(fitted.item_counts, items))
     return {
         "test": {
@@ -64,7 +62,8 @@ def diagnose(fitted: FittedModel, test: TestRatings, sha256: str) -> dict[str, A
             "confidence": CONFIDENCE,
         },
         "all": boot.slices(residual, whole, 1)[0],
-        "average": boot.slices(average, whole, 1)[0] | {"difference": paired_difference(groups, averages)},
+        "average": boot.slices(average, whole, 1)[0]
+        | {"difference": paired_difference(squares, averages, rows)},
         "by_user_count": _by_count(boot, residual, seen.user),
         "by_item_count": _by_count(boot, residual, seen.item),
         "by_rating": _by_rating(boot, residual, test.rating),
@@ -72,7 +71,7 @@ def diagnose(fitted: FittedModel, test: TestRatings, sha256: str) -> dict[str, A
         "calibration": _calibration(boot, predicted, test.rating),
         "predicted": {"least": float(predicted.min()), "largest": float(predicted.max())},
         "ranking": ranking(fitted, test, RANKED, most_users=max(100, SCORES // max(1, len(fitted.items)))),
-        "groups": {"squared_error": groups[0].tolist(), "rows": groups[1].astype(int).tolist()},
+        "groups": {"squared_error": squares.tolist(), "rows": rows.astype(int).tolist()},
     }
 
 

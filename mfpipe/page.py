@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from bokeh.embed import components
 from bokeh.models import HoverTool
+from bokeh.models.renderers import GlyphRenderer
 from bokeh.plotting import figure
 from bokeh.resources import Resources
 from bokeh.themes import Theme
@@ -71,8 +72,11 @@ class Table(NamedTuple):
 
 def table_of(plot: figure) -> Table:
     """What the pointer shows of each point of a plot, as a table."""
-    tips = [(label, _COLUMN.match(tip)[1]) for label, tip in plot.select_one(HoverTool).tooltips]  # type: ignore[index]
-    sources = {renderer.data_source.id: renderer.data_source for renderer in plot.renderers}
+    hover = next(tool for tool in plot.tools if isinstance(tool, HoverTool))
+    assert isinstance(hover.tooltips, list)
+    tips = [(label, "".join(_COLUMN.findall(tip))) for label, tip in hover.tooltips]
+    glyphs = (renderer for renderer in plot.renderers if isinstance(renderer, GlyphRenderer))
+    sources = {glyph.data_source.id: glyph.data_source for glyph in glyphs}
     points: list[tuple] = []
     for source in sources.values():
         if all(column in source.data for _, column in tips):

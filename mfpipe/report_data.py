@@ -164,8 +164,6 @@ def before(version: Version, found: dict[str, Any]) -> Before | None:
         return Before(
             label, other.manifest, why_not=f"{label} was judged on other test records than this version"
         )
-    groups = [
-        (np.array(each["groups"]["squared_error"]), np.array(each["groups"]["rows"]))
-        for each in (found, theirs)
-    ]
-    return Before(label, other.manifest, paired_difference(*groups))
+    mine, others = (np.array(each["groups"]["squared_error"]) for each in (found, theirs))
+    rows = np.array(found["groups"]["rows"], float)
+    return Before(label, other.manifest, paired_difference(mine, others, rows))

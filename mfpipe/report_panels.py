@@ -150,6 +150,17 @@ def _sizes(stored: Stored, side: str) -> str:
     )
 
 
+def _sized(side: str) -> Panel:
+    """Norms of one side's rows."""
+    return Panel(
+        f"Norms of {side} factors",
+        lambda s: _sizes(s, side),
+        lambda s: plots.norms(s.factors[side], side),
+        lacks=_factored,
+        section=FACTOR,
+    )
+
+
 def _strength(stored: Stored) -> str:
     user, item = stored.norms["user"], stored.norms["item"]
     strength = user * item
@@ -253,16 +264,8 @@ PANELS = [
         lacks=_listed,
         section=RANKING,
     ),
-    *(
-        Panel(
-            f"Norms of {side} factors",
-            lambda s, side=side: _sizes(s, side),
-            lambda s, side=side: plots.norms(s.factors[side], side),
-            lacks=_factored,
-            section=FACTOR,
-        )
-        for side in ("user", "item")
-    ),
+    _sized("user"),
+    _sized("item"),
     Panel(
         "Strength and balance of factors",
         _strength,

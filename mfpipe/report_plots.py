@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from bokeh.models import ColumnDataSource, HoverTool, Span, TeeHead, Whisker
+from bokeh.models import ColumnDataSource, HoverTool
+from bokeh.models.annotations import Span, Whisker
+from bokeh.models.annotations.arrows import TeeHead
 from bokeh.plotting import figure
 
 from mfpipe.plots import BLUE, GREEN, SIDE_COLOURS, SIZE, VERMILION
@@ -28,17 +30,22 @@ def _bounds(rows: Sequence[dict], key: str) -> dict[str, list]:
 
 
 def _whiskers(plot: figure, source: ColumnDataSource, x: str, colour: str) -> None:
-    ends = {
-        "upper_head": TeeHead(size=8, line_color=colour),
-        "lower_head": TeeHead(size=8, line_color=colour),
-    }
     plot.add_layout(
-        Whisker(base=x, lower="low", upper="high", source=source, line_color=colour, level="glyph", **ends)
+        Whisker(
+            base=x,
+            lower="low",
+            upper="high",
+            source=source,
+            line_color=colour,
+            level="glyph",
+            lower_head=TeeHead(size=8, line_color=colour),
+            upper_head=TeeHead(size=8, line_color=colour),
+        )
     )
 
 
-def _level(plot: figure, value: float, dimension: str = "width") -> None:
-    plot.add_layout(Span(location=value, dimension=dimension, line_dash="dashed", line_color="#555555"))
+def _level(plot: figure, value: float) -> None:
+    plot.add_layout(Span(location=value, dimension="width", line_dash="dashed", line_color="#555555"))
 
 
 def _legend_above(plot: figure) -> figure:
