@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bokeh.embed import components
-from bokeh.models import HoverTool
+from bokeh.models import ColumnDataSource, HoverTool
 from bokeh.models.renderers import GlyphRenderer
 from bokeh.plotting import figure
 from bokeh.resources import Resources
@@ -76,10 +76,9 @@ def table_of(plot: figure) -> Table:
     assert isinstance(hover.tooltips, list)
     tips = [(label, "".join(_COLUMN.findall(tip))) for label, tip in hover.tooltips]
     glyphs = (renderer for renderer in plot.renderers if isinstance(renderer, GlyphRenderer))
-    sources = {glyph.data_source.id: glyph.data_source for glyph in glyphs}
     points: list[tuple] = []
-    for source in sources.values():
-        if all(column in source.data for _, column in tips):
+    for source in {glyph.data_source.id: glyph.data_source for glyph in glyphs}.values():
+        if isinstance(source, ColumnDataSource) and all(column in source.data for _, column in tips):
             points += zip(*(list(source.data[column]) for _, column in tips), strict=True)
     step = -(-len(points) // MOST_ROWS) or 1
     rows = [[shown(value) for value in point] for point in points[::step]]
