@@ -55,8 +55,8 @@ def stored(options: argparse.Namespace, store: Store) -> None:
     storing = time.perf_counter() - began
     sizes = {name: one["bytes"] for name, one in version.manifest["files"].items()}
     print(
-        f"{len(train):,} ratings and {len(test):,} test records, rank {options.rank}: fit {trained.fit.seconds:.1f} s "
-        f"({trained.fit.n_iter} iterations), evaluated in {trained.timings['evaluate']:.2f} s, diagnosed in "
+        f"{len(train):,} ratings and {len(test):,} test records, rank {options.rank}: "
+        f"fit {trained.fit.seconds:.1f} s ({trained.fit.n_iter} iterations), evaluated in {trained.timings['evaluate']:.2f} s, diagnosed in "
         f"{trained.timings['diagnose']:.2f} s, stored in {storing - trained.timings['diagnose']:.2f} s; "
         f"diagnosis.json {sizes['diagnosis.json'] / 1e3:.0f} kB of {sum(sizes.values()) / 1e6:.1f} MB",
         flush=True,

@@ -22,7 +22,7 @@ COUNTS = (0, 1, 3, 6, 11, 21, 51, 101, 201, 501, 1001, 2001, 5001, 10001)  # whe
 PERIODS = 12
 CALIBRATED = 10  # bins of equal numbers of predictions
 RANKED = 10  # length of the lists judged
-SCORES = 50_000_000  # user × item products that the ranking may take: the users beyond are not drawn
+SCORES = 20_000_000  # user × item products that the ranking may take: the users beyond are not drawn
 
 
 def diagnose(fitted: FittedModel, test: TestRatings, sha256: str) -> dict[str, Any]:

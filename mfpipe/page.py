@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bokeh.document import Document
 from bokeh.embed import components
 from bokeh.models import ColumnDataSource, HoverTool
 from bokeh.models.renderers import GlyphRenderer
@@ -117,7 +118,11 @@ def page(
     lacking = {panel.title: words for panel in panels if (words := panel.lacks(drawn_from))}
     panels = [panel for panel in panels if panel.title not in lacking and panel.when(drawn_from)]
     plots = [panel.draw(drawn_from) for panel in panels]
-    script, divs = components(plots, theme=LOOK) if plots else ("", ())
+    document = Document(theme=LOOK)
+    with document.models.freeze():  # without it, Bokeh goes through all plots again after each is added
+        for plot in plots:
+            document.add_root(plot)
+    script, divs = components(plots) if plots else ("", ())
     shown_panels = [
         {
             "title": panel.title,
