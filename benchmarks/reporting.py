@@ -34,33 +34,40 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
         store = Store(options.store or Path(home) / "store")
+        prepared = prepare(options)
         for _ in range(2):  # the second has a version before it
-            stored(options, store)
+            stored(options, prepared, store)
         report(store, Path(home) / "report.html")
 
 
-def stored(options: argparse.Namespace, store: Store) -> None:
-    """Fit and publish a version, and say what of it is for the report."""
+def prepare(options: argparse.Namespace) -> Prepared:
+    """Synthetic ratings with times, a tenth of them held out."""
     ratings = synthetic(options.users, options.items, options.ratings)
     days = np.random.default_rng(0).integers(0, 1500, len(ratings)) * DAY
     train, test = Holdout.parse("random:0.1").split(dataclasses.replace(ratings, time=days))
     about = Data(["synthetic"], holdout="random:0.1").about() | {"holdout": "random:0.1"}
-    prepared = Prepared(train, test, about, train.fingerprint(), 0.0)
+    return Prepared(train, test, about, train.fingerprint(), 0.0)
+
+
+def stored(options: argparse.Namespace, prepared: Prepared, store: Store) -> None:
+    """Fit and publish a version, and say what of it is for the report."""
     model = ALS(options.rank, 0.05, max_iter=options.max_iter)
     compile_kernels(model)
-    with executor(train, model.storage, "threads") as where:
+    with executor(prepared.ratings, model.storage, "threads") as where:
         trained = fit_and_evaluate(model, prepared, where)
     began = time.perf_counter()
     version = publish(trained, prepared, "big", store, Place("threads"))
     storing = time.perf_counter() - began
     sizes = {name: one["bytes"] for name, one in version.manifest["files"].items()}
-    print(
-        f"{len(train):,} ratings and {len(test):,} test records, rank {options.rank}: "
-        f"fit {trained.fit.seconds:.1f} s ({trained.fit.n_iter} iterations), evaluated in {trained.timings['evaluate']:.2f} s, diagnosed in "
-        f"{trained.timings['diagnose']:.2f} s, stored in {storing - trained.timings['diagnose']:.2f} s; "
+    diagnosing = trained.timings["diagnose"]
+    for words in (
+        f"{len(prepared.ratings):,} ratings and {len(prepared.test):,} test records, rank {options.rank}",
+        f"fit {trained.fit.seconds:.1f} s ({trained.fit.n_iter} iterations)",
+        f"evaluated in {trained.timings['evaluate']:.2f} s, diagnosed in {diagnosing:.2f} s",
+        f"stored in {storing - diagnosing:.2f} s",
         f"diagnosis.json {sizes['diagnosis.json'] / 1e3:.0f} kB of {sum(sizes.values()) / 1e6:.1f} MB",
-        flush=True,
-    )
+    ):
+        print(words, flush=True)
 
 
 def report(store: Store, path: Path) -> None:
