@@ -64,7 +64,7 @@ def render(stored: Stored) -> str:
         if stored.titles or not stored.has_factors
         else "No titles were given (--item-titles FILE).",
         command=_command(stored.manifest),
-        began_from=(stored.manifest.get("retrain") or {}).get("start", {}).get("from"),
+        unlike=_unlike(stored.manifest),
     )
 
 
@@ -136,6 +136,15 @@ def _title(stored: Stored, row: int) -> str:
     assert stored.fitted is not None
     item = stored.fitted.items[row]
     return stored.titles.get(item, f"item {item}")
+
+
+def _unlike(manifest: dict[str, Any]) -> str:
+    """Why the command ends elsewhere than this version did; empty where it does not."""
+    start = (manifest.get("retrain") or {}).get("start", {}).get("from")
+    reasons = [f"it began from the factors of {start}"] if start else []
+    if manifest["data"].get("refit"):
+        reasons.append("it was refitted on all ratings, the held-out ones included")
+    return " and ".join(reasons)
 
 
 def _command(manifest: dict[str, Any]) -> str:

@@ -107,14 +107,27 @@ class Stored:
         return {side: getattr(self.fitted.factors, side)[:, -rank:] for side in ("user", "item")}
 
     @cached_property
-    def norms(self) -> dict[str, np.ndarray]:
-        """The Euclidean norm of each factor's column, the strongest factor (by the product) first."""
-        sides = {
+    def _norms(self) -> dict[str, np.ndarray]:
+        """The Euclidean norm of each factor's column, as they are stored."""
+        return {
             side: np.sqrt(np.einsum("nk,nk->k", rows, rows, dtype=float))
             for side, rows in self.factors.items()
         }
-        order = np.argsort(-sides["user"] * sides["item"], kind="stable")
-        return {side: norms[order] for side, norms in sides.items()}
+
+    @cached_property
+    def _strongest(self) -> np.ndarray:
+        """The factors by the product of their norms, largest first."""
+        return np.argsort(-self._norms["user"] * self._norms["item"], kind="stable")
+
+    @property
+    def norms(self) -> dict[str, np.ndarray]:
+        """The Euclidean norm of each factor's column, the strongest factor first; shape (rank,) a side."""
+        return {side: norms[self._strongest] for side, norms in self._norms.items()}
+
+    @property
+    def zeros(self) -> dict[str, np.ndarray]:
+        """The share of zeros in each factor's column, the strongest factor first; shape (rank,) a side."""
+        return {side: (rows == 0).mean(axis=0)[self._strongest] for side, rows in self.factors.items()}
 
     @cached_property
     def efficiency(self) -> dict[str, list[float]]:

@@ -26,15 +26,17 @@ def _of(file: str) -> Lacks:
 
 
 def _iterated(stored: Stored) -> str | None:
+    if missing := stored.lacks(FACTORS) or stored.lacks(HISTORY):
+        return missing
     if not stored.has_factors:
         return f"{stored.manifest['model']} is not fitted by iterations"
-    return stored.lacks(HISTORY) or (None if stored.iterations else "no iteration was run")
+    return None if stored.iterations else "no iteration was run"
 
 
 def _factored(stored: Stored) -> str | None:
-    if not stored.has_factors:
-        return f"{stored.manifest['model']} has no factors"
-    return stored.lacks(FACTORS)
+    if missing := stored.lacks(FACTORS):
+        return missing
+    return None if stored.has_factors else f"{stored.manifest['model']} has no factors"
 
 
 def _timed(stored: Stored) -> str | None:
@@ -269,7 +271,7 @@ PANELS = [
     Panel(
         "Strength and balance of factors",
         _strength,
-        lambda s: report_plots.components(s.norms["user"], s.norms["item"]),
+        lambda s: report_plots.components(s.norms, s.zeros),
         lacks=_factored,
         section=FACTOR,
     ),

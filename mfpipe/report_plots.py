@@ -142,23 +142,29 @@ def decrease(objectives: Sequence[float], tol: float) -> figure:
     return plot
 
 
-def components(user: np.ndarray, item: np.ndarray) -> figure:
+def components(norms: dict[str, np.ndarray], zeros: dict[str, np.ndarray]) -> figure:
     """The Euclidean norm of each factor's column on both sides, the strongest factor first.
 
     Parameters
     ----------
-    user, item : ndarray, shape (rank,)
-        In the order they are drawn.
+    norms : dict of ndarray, shape (rank,)
+        By side, in the order they are drawn.
+    zeros : dict of ndarray, shape (rank,)
+        The share of zeros in each of these columns, for whoever points at or reads them.
     """
     plot = _figure("factor, the strongest first", "norm of its column")
     source = ColumnDataSource(
-        {"factor": list(range(1, len(user) + 1)), "user": user.tolist(), "item": item.tolist()}
+        {"factor": list(range(1, len(norms["user"]) + 1))}
+        | {side: values.tolist() for side, values in norms.items()}
+        | {f"{side}_zeros": values.tolist() for side, values in zeros.items()}
     )
     for side, marker in (("user", "circle"), ("item", "triangle")):
         colour, legend = SIDE_COLOURS[side], f"{side}s"
         plot.scatter("factor", side, source=source, marker=marker, color=colour, size=7, legend_label=legend)
     plot.y_range.update(start=0)
-    plot.add_tools(HoverTool(tooltips=[("factor", "@factor"), ("users", "@user"), ("items", "@item")]))
+    tips = [("norm of users", "@user"), ("norm of items", "@item")]
+    tips += [("zeros of users", "@user_zeros"), ("zeros of items", "@item_zeros")]
+    plot.add_tools(HoverTool(tooltips=[("factor", "@factor"), *tips]))
     return _legend_above(plot)
 
 

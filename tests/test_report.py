@@ -280,7 +280,7 @@ def test_the_gates_own_comparison_is_used_for_a_retrained_version(store):
     assert "The gate refused it, and it was published all the same: far off." in [
         f.words for f in findings(stored)
     ]
-    assert "because it began from the factors of judged@1" in render(stored)
+    assert "ends elsewhere, because it began from the factors of judged@1." in render(stored)
 
 
 def test_findings_name_what_stands_out_and_where(store):
