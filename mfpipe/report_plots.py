@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 from bokeh.models import ColumnDataSource, HoverTool
-from bokeh.models.annotations import Span, Whisker
-from bokeh.models.annotations.arrows import TeeHead
+from bokeh.models.annotations import Span
 from bokeh.plotting import figure
 
 from mfpipe.plots import BLUE, GREEN, SIDE_COLOURS, SIZE, VERMILION
@@ -23,25 +22,15 @@ def _figure(x: str, y: str, **options: Any) -> figure:
 
 
 def _bounds(rows: Sequence[dict], key: str) -> dict[str, list]:
-    """Ends of intervals for whiskers, and their texts; NaN and a dash where there is none."""
+    """Ends of intervals and their texts; NaN and a dash where there is none."""
     ends = [row[key] or (np.nan, np.nan) for row in rows]
     texts = [f"{low:.4f} to {high:.4f}" if low == low else "–" for low, high in ends]
     return {"low": [low for low, _ in ends], "high": [high for _, high in ends], "interval": texts}
 
 
-def _whiskers(plot: figure, source: ColumnDataSource, x: str, colour: str) -> None:
-    plot.add_layout(
-        Whisker(
-            base=x,
-            lower="low",
-            upper="high",
-            source=source,
-            line_color=colour,
-            level="glyph",
-            lower_head=TeeHead(size=8, line_color=colour),
-            upper_head=TeeHead(size=8, line_color=colour),
-        )
-    )
+def _intervals(plot: figure, source: ColumnDataSource, x: str, colour: str) -> None:
+    """A line from the lower to the upper end; a glyph and not a Whisker, which would not widen the axis."""
+    plot.segment(x, "low", x, "high", source=source, color=colour, line_width=2)
 
 
 def _level(plot: figure, value: float) -> None:
@@ -80,7 +69,7 @@ def slices(rows: Sequence[dict], labels: Sequence[str], what: str, overall: floa
         }
         | _bounds(rows, "rmse_interval")
     )
-    _whiskers(plot, source, "label", VERMILION)
+    _intervals(plot, source, "label", VERMILION)
     plot.scatter("label", "rmse", source=source, size=8, color=VERMILION)
     _level(plot, overall)
     plot.xaxis.major_label_orientation = 0.6 if max(map(len, labels)) * len(labels) > 60 else "horizontal"
@@ -96,7 +85,7 @@ def calibration(rows: Sequence[dict]) -> figure:
     source = ColumnDataSource(columns | _bounds(rows, "true_interval"))
     ends = [min(columns["predicted"] + columns["true"]), max(columns["predicted"] + columns["true"])]
     plot.line(ends, ends, line_dash="dashed", color="#555555")
-    _whiskers(plot, source, "predicted", BLUE)
+    _intervals(plot, source, "predicted", BLUE)
     plot.scatter("predicted", "true", source=source, size=8, color=BLUE)
     tips = [
         ("predicted", "@predicted"),
@@ -115,7 +104,7 @@ def ranking(rows: Sequence[dict]) -> figure:
     source = ColumnDataSource(
         {"name": names, "value": [row["value"] for row in rows]} | _bounds(rows, "interval")
     )
-    _whiskers(plot, source, "name", GREEN)
+    _intervals(plot, source, "name", GREEN)
     plot.scatter("name", "value", source=source, size=10, color=GREEN)
     plot.y_range.update(start=0)
     plot.add_tools(HoverTool(tooltips=[("metric", "@name"), ("value", "@value"), (INTERVAL, "@interval")]))
