@@ -55,6 +55,12 @@ def store(tmp_path_factory):
     return Store(tmp_path_factory.mktemp("store"))
 
 
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    with browser(tmp_path_factory.mktemp("profile")) as page:
+        yield page
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_has_a_report_that_needs_no_network(store, name):
     html = render(Stored(published(store, MODELS[name](), name=name)))
@@ -80,29 +86,29 @@ def test_hostile_texts_are_shown_as_text(store):
     assert "item &lt;script&gt;" in html  # one without a title
 
 
-def test_every_panel_is_drawn_in_a_browser(store, tmp_path):
+def test_every_panel_is_drawn_in_a_browser(store, tmp_path, chromium):
     version = published(store, MODELS["als"](max_iter=7, tol=0), SYSTEMS, "seen")
     write_report(version, tmp_path / "report.html")
-    stored = Stored(version)
-    with browser(tmp_path / "profile") as page:
-        page.get((tmp_path / "report.html").as_uri())
-        drawn = plots_shown(page, len(PANELS))
-        assert [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"] == []
-        assert page.execute_script("return performance.getEntriesByType('resource').map(r => r.name)") == []
-        titles = [element.text for element in page.find_elements("css selector", "figcaption h3")]
-        tables = page.execute_script(
-            "return [...document.querySelectorAll('figure')].map(f => f.querySelectorAll('tbody tr').length)"
-        )
-        unnamed = page.execute_script(
-            "return document.querySelectorAll('[role=img]:not([aria-label])').length"
-        )
-        page.set_window_size(390, 2000)
-        wide = page.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
+    chromium.get((tmp_path / "report.html").as_uri())
+    drawn = plots_shown(chromium, len(PANELS))
+    assert [entry for entry in chromium.get_log("browser") if entry["level"] == "SEVERE"] == []
+    assert chromium.execute_script("return performance.getEntriesByType('resource').map(r => r.name)") == []
+    titles = [element.text for element in chromium.find_elements("css selector", "figcaption h3")]
+    tables = chromium.execute_script(
+        "return [...document.querySelectorAll('figure')].map(f => f.querySelectorAll('tbody tr').length)"
+    )
+    unnamed = chromium.execute_script(
+        "return document.querySelectorAll('[role=img]:not([aria-label])').length"
+    )
+    size = chromium.get_window_size()
+    chromium.set_window_size(390, 2000)
+    wide = chromium.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
+    chromium.set_window_size(size["width"], size["height"])
     assert titles == [panel.title for panel in PANELS]
     assert unnamed == 0
     shown = dict(zip(titles, drawn, strict=True))
     assert all(plot["size"] > 100 for plot in drawn)
-    expected = points_of(stored)
+    expected = points_of(Stored(version))
     for title, plot in shown.items():
         assert set(plot["points"]) - ({2} if title == "Calibration" else set()) == {expected[title]}, title
     assert dict(zip(titles, tables, strict=True)) == expected
@@ -141,39 +147,38 @@ def painted(page):
     )
 
 
-def test_plots_follow_the_colour_scheme_and_are_light_on_paper(store, tmp_path):
+def test_plots_follow_the_colour_scheme_and_are_light_on_paper(store, tmp_path, chromium):
+    from selenium.webdriver.support.ui import WebDriverWait
+
     write_report(published(store, MODELS["als"](max_iter=2), SYSTEMS, "dark"), tmp_path / "report.html")
     dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
-    with browser(tmp_path / "profile") as page:
-        page.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
-        page.get((tmp_path / "report.html").as_uri())
-        plots_shown(page, len(PANELS))
-        from selenium.webdriver.support.ui import WebDriverWait
-
-        WebDriverWait(page, 10).until(lambda p: {*painted(p)} == {"#e6e6e6", "#56B4E9"})
-        background = page.execute_script("return getComputedStyle(document.body).backgroundColor")
-        assert background == "rgb(22, 24, 28)"
-        page.execute_script("dispatchEvent(new Event('beforeprint'))")
-        assert {*painted(page)} == {"#1c1c1c", "#0072B2"}
-        page.execute_script("dispatchEvent(new Event('afterprint'))")
-        assert {*painted(page)} == {"#e6e6e6", "#56B4E9"}
+    chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
+    chromium.get((tmp_path / "report.html").as_uri())
+    plots_shown(chromium, len(PANELS))
+    WebDriverWait(chromium, 10).until(lambda page: {*painted(page)} == {"#e6e6e6", "#56B4E9"})
+    background = chromium.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert background == "rgb(22, 24, 28)"
+    chromium.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert {*painted(chromium)} == {"#1c1c1c", "#0072B2"}
+    chromium.execute_script("dispatchEvent(new Event('afterprint'))")
+    assert {*painted(chromium)} == {"#e6e6e6", "#56B4E9"}
+    chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
-def test_a_keyboard_reaches_the_links_and_the_tables(store, tmp_path):
+def test_a_keyboard_reaches_the_links_and_the_tables(store, tmp_path, chromium):
+    from selenium.webdriver.common.keys import Keys
+
     write_report(published(store, MODELS["als"](max_iter=2), name="keys"), tmp_path / "report.html")
-    with browser(tmp_path / "profile") as page:
-        page.get((tmp_path / "report.html").as_uri())
-        from selenium.webdriver.common.keys import Keys
-
-        reached = []
-        for _ in range(40):
-            page.switch_to.active_element.send_keys(Keys.TAB)
-            active = page.switch_to.active_element
-            reached.append(active.tag_name)
-            if active.tag_name == "summary":
-                break
-        active.send_keys(Keys.ENTER)
-        assert page.execute_script("return document.activeElement.parentElement.open")
+    chromium.get((tmp_path / "report.html").as_uri())
+    reached = []
+    for _ in range(40):
+        chromium.switch_to.active_element.send_keys(Keys.TAB)
+        active = chromium.switch_to.active_element
+        reached.append(active.tag_name)
+        if active.tag_name == "summary":
+            break
+    active.send_keys(Keys.ENTER)
+    assert chromium.execute_script("return document.activeElement.parentElement.open")
     assert reached[0] == "a"  # "Skip to the content"
     assert "div" in reached  # a table that scrolls
 
@@ -212,9 +217,7 @@ def test_a_collapsed_model_says_so(store):
     assert any("not clearly better than the user-item average" in found.words for found in findings(stored))
 
 
-@pytest.mark.parametrize(
-    "name", ["item_factors.parquet", "history.parquet", "metrics.json", "timings.json", diagnosis.FILE]
-)
+@pytest.mark.parametrize("name", ["item_factors.parquet", "history.parquet", diagnosis.FILE])
 def test_a_damaged_version_shows_what_is_left_and_says_what_is_not(store, tmp_path, name):
     version = published(store, MODELS["als"](max_iter=2), name="torn")
     path = version.path / name
