@@ -12,7 +12,8 @@ from bokeh.plotting import figure
 # Okabe and Ito's palette, told apart by colour-blind readers too.
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SIDE_COLOURS = {"item": ORANGE, "user": BLUE}
-SIZE: dict[str, Any] = {"height": 300, "sizing_mode": "stretch_width", "toolbar_location": None}
+# No tools but the tooltips that are added: dragging would move the plot where a phone is to scroll the page.
+SIZE: dict[str, Any] = {"height": 300, "sizing_mode": "stretch_width", "toolbar_location": None, "tools": ""}
 
 
 def _figure(x: str, y: str, **options) -> figure:

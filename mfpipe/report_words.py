@@ -86,12 +86,12 @@ def _good(stored: Stored) -> str:
     if found:
         users = f"{found['test']['users']:,} users"
         words += f", {interval(found['all']['rmse_interval'])} over resamples of their {users}"
-    parts = [
-        f"{of['rmse']:.4f} over {of['rows']:,} of {whom}"
-        for whom, of in zip(WHOM, metrics["sources"].values(), strict=True)
-        if of["rows"]
-    ]
-    return f"{words}: {', '.join(parts)}. The mean absolute error is {metrics['mae']:.4f}."
+    by_source = [(whom, of) for whom, of in zip(WHOM, metrics["sources"].values(), strict=True) if of["rows"]]
+    if len(by_source) == 1:
+        words += f", all of {by_source[0][0]}"
+    else:
+        words += ": " + ", ".join(f"{of['rmse']:.4f} over {of['rows']:,} of {whom}" for whom, of in by_source)
+    return f"{words}. The mean absolute error is {metrics['mae']:.4f}."
 
 
 def _against(stored: Stored) -> str:
