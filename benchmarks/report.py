@@ -6,17 +6,13 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from bokeh.embed import components
 from bokeh.models import ColumnDataSource, HoverTool
 from bokeh.plotting import figure
-from bokeh.resources import Resources
-from jinja2 import Environment, FileSystemLoader
 
-import mfpipe
 from benchmarks.page import summary
 from benchmarks.tables import name_of, tables
+from mfpipe.page import Panel, page, write_page
 from mfpipe.plots import BLUE, GREEN, ORANGE, SIZE, VERMILION
-from mfpipe.report import Panel, write_page
 
 COLOURS = (BLUE, VERMILION, GREEN, ORANGE, "#CC79A7", "#56B4E9", "#F0E442", "#000000")
 Points = list[tuple[float, float]]
@@ -29,25 +25,14 @@ def write_report(results: dict, path: Path) -> None:
 
 def render(results: dict) -> str:
     """The report as one HTML text that opens offline."""
-    sections = results["sections"]
-    panels = [panel for panel in PANELS if panel.when(sections)]
-    script, divs = components([panel.draw(sections) for panel in panels]) if panels else ("", ())
-    shown = [
-        {"title": panel.title, "words": panel.words(sections), "div": div}
-        for panel, div in zip(panels, divs, strict=True)
-    ]
-    folders = [Path(__file__).parent, Path(mfpipe.__file__).parent]
-    return (
-        Environment(autoescape=True, loader=FileSystemLoader(folders))
-        .get_template("report_of_benchmark.html")
-        .render(
-            panels=shown,
-            bokeh=Resources(mode="inline", components=["bokeh"]).render_js(),
-            script=script,
-            summary=summary(results),
-            tables=[table for table in tables(results) if table.rows],
-            stages=results["seconds"],
-        )
+    return page(
+        "report_of_benchmark.html",
+        PANELS,
+        results["sections"],
+        Path(__file__).parent,
+        summary=summary(results),
+        tables=[table for table in tables(results) if table.rows],
+        stages=results["seconds"],
     )
 
 

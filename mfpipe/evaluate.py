@@ -101,6 +101,7 @@ class Holdout:
             ratings.items.texts.take(ratings.item[held_out]),
             ratings.rating[held_out],
             np.flatnonzero(held_out),
+            None if ratings.time is None else ratings.time[held_out],
         )
         return ratings.subset(~held_out), test
 
@@ -152,14 +153,17 @@ def rmse(residual: np.ndarray) -> float | None:
     return float(np.sqrt(np.mean(residual**2))) if len(residual) else None
 
 
-def _by_rating(rating: np.ndarray, residual: np.ndarray) -> list[dict]:
+def rating_groups(rating: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rating values, or the centres of ten bins if there are over 20, and which is each record's."""
     values = np.unique(rating)
-    if len(values) > 20:
-        edges = np.linspace(values[0], values[-1], 11)
-        centres = (edges[:-1] + edges[1:]) / 2
-        group = np.clip(np.searchsorted(edges, rating, "right") - 1, 0, 9)
-    else:
-        centres, group = values, np.searchsorted(values, rating)
+    if len(values) <= 20:
+        return values, np.searchsorted(values, rating)
+    edges = np.linspace(values[0], values[-1], 11)
+    return (edges[:-1] + edges[1:]) / 2, np.clip(np.searchsorted(edges, rating, "right") - 1, 0, 9)
+
+
+def _by_rating(rating: np.ndarray, residual: np.ndarray) -> list[dict]:
+    centres, group = rating_groups(rating)
     return [
         {
             "rating": float(centre),

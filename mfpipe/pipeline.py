@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from mfpipe import dataset, rated, runs
+from mfpipe import dataset, diagnosis, rated, runs
 from mfpipe import evaluate as evaluation
 from mfpipe.addresses import require_cluster, require_dashboard
 from mfpipe.command_line import report_command
@@ -65,6 +68,11 @@ class Data:
             raise ParameterError("--test and --holdout: give one of them")
         if not self.test:
             self.split_by()
+
+    def about(self) -> dict[str, Any]:
+        """For a manifest; JSON values."""
+        rules = dataclasses.asdict(self.rules)
+        return {"inputs": [str(path) for path in self.inputs], "rules": json.loads(json.dumps(rules))}
 
     def split_by(self) -> Holdout:
         return Holdout.parse(DEFAULT_HOLDOUT if self.holdout is None else self.holdout)
@@ -122,10 +130,14 @@ class Prepared:
 
     def sums(self) -> dict[str, str]:
         """sha256 of what is trained on and of what is tested with."""
+        return {"ratings": self.sha256, "test": self._test_sha256}
+
+    @cached_property
+    def _test_sha256(self) -> str:
         digest = hashlib.sha256(self.test.rating.tobytes())
         for ids in (self.test.user, self.test.item):
-            digest.update("\n".join(ids.to_pylist()).encode())
-        return {"ratings": self.sha256, "test": digest.hexdigest()}
+            digest.update(IdMap(ids).lines())
+        return digest.hexdigest()
 
     def data(self) -> dict:
         """The `data` of a manifest."""
@@ -153,7 +165,7 @@ def prepare(data: Data, quarantine: Path | None = None) -> Prepared:
     """Read and encode the ratings, and read or hold out the test records."""
     started = time.perf_counter()
     ratings, report = read_ratings(data, quarantine)
-    about: dict[str, Any] = {"inputs": [str(path) for path in data.inputs], "ingest": report}
+    about: dict[str, Any] = data.about() | {"ingest": report}
     if data.test:
         beside = None if quarantine is None else quarantine.with_suffix(".test" + quarantine.suffix)
         test, test_report = read_test(data.test, data.rules, beside)
@@ -188,13 +200,19 @@ def compile_kernels(model: Model) -> float:
 
 @dataclass
 class Trained:
-    """A fit with its evaluation and where its time went."""
+    """A fit with its evaluation and where its time went.
+
+    `threads` are those that its half-steps had, and `diagnosis` is what its report says of the test
+    records, once it is published.
+    """
 
     fitted: FittedModel
     fit: Fit
     metrics: dict
     timings: dict[str, float]
+    threads: int
     version: Version | None = None
+    diagnosis: dict | None = None
 
     def record(self, prepared: Prepared, name: str | None = None, published: bool = False) -> dict:
         """What `train --json` prints."""
@@ -292,7 +310,8 @@ class Fitting:
         by = run.id if run else None
         publish(trained, prepared, self.name, self.store, self.place, self.make_current, run=by)
         ended = time.perf_counter()
-        trained.timings |= {"store": ended - began, "total": prepared.seconds + ended - started}
+        storing = ended - began - trained.timings["diagnose"]
+        trained.timings |= {"store": storing, "total": prepared.seconds + ended - started}
         return trained.record(prepared, self.name, self.make_current)
 
 
@@ -332,7 +351,7 @@ def fit_and_evaluate(
     fitted = FittedModel.of(fitting, prepared.ratings)
     metrics = evaluation.evaluate(fitted, prepared.test)
     timings = {"fit": fitting.seconds, "evaluate": time.perf_counter() - began}
-    return Trained(fitted, fitting, metrics, timings)
+    return Trained(fitted, fitting, metrics, timings, where.workers)
 
 
 def publish(
@@ -349,6 +368,10 @@ def publish(
 ) -> Version:
     """Store a trained model as the next version of `name`, with what its report needs, and `about`."""
     fitting = trained.fit
+    if trained.diagnosis is None:
+        began = time.perf_counter()
+        trained.diagnosis = diagnosis.diagnose(trained.fitted, prepared.test, prepared.sums()["test"])
+        trained.timings["diagnose"] = time.perf_counter() - began
     described = {
         "data": prepared.data(),
         "objective": fitting.objective,
@@ -367,6 +390,7 @@ def publish(
         "history.parquet": _history_table(fitting.history),
         "timings.json": {
             "stages": trained.timings,
+            "threads": trained.threads,
             "iterations": [
                 {"iteration": record["iteration"], "half_steps": record["half_steps"]}
                 for record in fitting.history
@@ -378,6 +402,7 @@ def publish(
         artifacts[rated.FILE] = rated.table_of(trained.fitted.rated)
     if systems:
         artifacts["systems.json"] = systems
+    artifacts[diagnosis.FILE] = trained.diagnosis
     trained.version = store.publish(name, trained.fitted, described, artifacts, make_current, replacing)
     return trained.version
 

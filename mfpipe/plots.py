@@ -12,7 +12,8 @@ from bokeh.plotting import figure
 # Okabe and Ito's palette, told apart by colour-blind readers too.
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SIDE_COLOURS = {"item": ORANGE, "user": BLUE}
-SIZE: dict[str, Any] = {"height": 300, "sizing_mode": "stretch_width", "toolbar_location": None}
+# No tools but the tooltips that are added: dragging would move the plot where a phone is to scroll the page.
+SIZE: dict[str, Any] = {"height": 300, "sizing_mode": "stretch_width", "toolbar_location": None, "tools": ""}
 
 
 def _figure(x: str, y: str, **options) -> figure:
@@ -103,7 +104,7 @@ def _bars(counts, edges, x: str, colour: str, y: str = "rows") -> figure:
     source = ColumnDataSource({"count": counts, "left": edges[:-1], "right": edges[1:]})
     plot = _figure(x, y)
     plot.quad(
-        top="count", bottom=0, left="left", right="right", color=colour, line_color="white", source=source
+        top="count", bottom=0, left="left", right="right", color=colour, line_color="#cccccc", source=source
     )
     plot.add_tools(HoverTool(tooltips=[("from", "@left"), ("to", "@right"), (y, "@count")]))
     return plot

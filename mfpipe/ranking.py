@@ -23,15 +23,25 @@ Solving the apparent diversity-accuracy dilemma of recommender systems, PNAS 107
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from mfpipe.bootstrap import mean_intervals
 from mfpipe.errors import ParameterError
 from mfpipe.fitted import FittedModel
+from mfpipe.rated import require, select
 from mfpipe.ratings import TestRatings
 from mfpipe.recommend import Recommender
 
 
-def ranking(fitted: FittedModel, test: TestRatings, n: int = 10, relevant: float | None = None) -> dict:
+def ranking(
+    fitted: FittedModel,
+    test: TestRatings,
+    n: int = 10,
+    relevant: float | None = None,
+    most_users: int | None = None,
+) -> dict:
     """Ranking metrics of a model on test records; see the module.
 
     Parameters
@@ -43,12 +53,15 @@ def ranking(fitted: FittedModel, test: TestRatings, n: int = 10, relevant: float
         Length of the lists.
     relevant : float, optional
         The least rating of a relevant item.
+    most_users : int, optional
+        Judge no more users than this, drawn at random with a fixed seed; all by default.
 
     Returns
     -------
     dict
-        `n`, `relevant`, `users` (that the means are over), `users_cold`, `recall`, `ndcg`, `mrr`,
-        `catalogue` and `novelty` (bits); a mean over no users is None.
+        `n`, `relevant`, `users` (that the means are over), `drawn_from` (how many they were drawn from; None
+        if all were judged), `users_cold`, `recall`, `ndcg`, `mrr`, their `intervals` (see
+        `mfpipe.bootstrap`), `catalogue` and `novelty` (bits); a mean over no users is None.
 
     Raises
     ------
@@ -59,7 +72,7 @@ def ranking(fitted: FittedModel, test: TestRatings, n: int = 10, relevant: float
     if not np.isfinite(threshold):
         raise ParameterError(f"--relevant {relevant}: must be a finite number")
     recommender = Recommender(fitted, n)
-    pairs, cold = relevant_pairs(fitted, test, threshold)
+    pairs, cold, drawn_from = relevant_pairs(fitted, test, threshold, most_users)
     users, counts = np.unique(pairs[:, 0], return_counts=True)
     hits, lists = np.zeros((len(users), n), dtype=bool), []
     step = recommender.top.search.block_rows()
@@ -69,13 +82,16 @@ def ranking(fitted: FittedModel, test: TestRatings, n: int = 10, relevant: float
         lists.append(found.row)
         is_hit = _are_among(block[found.query], found.row, pairs, len(fitted.items))
         hits[begin + found.query, found.rank - 1] = is_hit
-    figures = _means(hits, counts) if len(users) else dict.fromkeys(("recall", "ndcg", "mrr"))
-    about = {"n": n, "relevant": threshold, "users": len(users), "users_cold": cold}
+    about = {"n": n, "relevant": threshold, "users": len(users), "drawn_from": drawn_from, "users_cold": cold}
+    figures = _means(hits, counts)
     return about | figures | _of_lists(fitted, np.concatenate(lists) if lists else np.empty(0, np.int32))
 
 
-def relevant_pairs(fitted: FittedModel, test: TestRatings, threshold: float) -> tuple[np.ndarray, int]:
-    """Distinct (user row, item) of relevant records, and how many unknown users have any.
+def relevant_pairs(
+    fitted: FittedModel, test: TestRatings, threshold: float, most_users: int | None = None
+) -> tuple[np.ndarray, int, int | None]:
+    """Distinct (user row, item) of relevant records, how many unknown users have any, and, where only
+    `most_users` of the known ones were drawn, how many these are.
 
     An item that is not in the model is numbered from the number of the model's items on.
     """
@@ -87,12 +103,18 @@ def relevant_pairs(fitted: FittedModel, test: TestRatings, threshold: float) -> 
     items[unknown] = len(fitted.items) + texts.indices.to_numpy(zero_copy_only=False)
     strangers = len(set(test.user.filter(good & (users < 0)).to_pylist()))
     keep = good & (users >= 0)
-    pairs = np.unique(np.column_stack((users[keep].astype(np.int64), items[keep])), axis=0)
-    assert fitted.rated is not None
-    trained = np.column_stack(
-        (np.repeat(np.arange(fitted.rated.n_rows), np.diff(fitted.rated.indptr)), fitted.rated.columns)
-    )
-    return pairs[~_are_among(pairs[:, 0], pairs[:, 1], trained, items.max(initial=0) + 1)], strangers
+    known = np.unique(users[keep])
+    drawn_from = None
+    if most_users is not None and len(known) > most_users:
+        drawn_from = len(known)
+        known = np.sort(np.random.default_rng(0).choice(known, most_users, replace=False))
+        keep &= np.isin(users, known)
+    width = max(len(fitted.items), int(items.max(initial=0)) + 1)
+    pairs = np.unique(users[keep].astype(np.int64) * width + items[keep])
+    indptr, trained = select(require(fitted.rated, "judging lists"), known)
+    of_training = np.repeat(known.astype(np.int64), np.diff(indptr)) * width + trained
+    pairs = pairs[~np.isin(pairs, of_training)]
+    return np.column_stack((pairs // width, pairs % width)), strangers, drawn_from
 
 
 def _are_among(users, items, pairs, n_items: int) -> np.ndarray:
@@ -100,16 +122,17 @@ def _are_among(users, items, pairs, n_items: int) -> np.ndarray:
     return np.isin(np.asarray(users, np.int64) * width + items, pairs[:, 0] * width + pairs[:, 1])
 
 
-def _means(hits: np.ndarray, counts: np.ndarray) -> dict[str, float]:
-    """Means over users of the three metrics; `hits` is bool, shape (users, n)."""
+def _means(hits: np.ndarray, counts: np.ndarray) -> dict[str, Any]:
+    """Means over users of the three metrics, with intervals; `hits` is bool, shape (users, n)."""
+    names = ("recall", "ndcg", "mrr")
+    if not len(hits):
+        return dict.fromkeys((*names, "intervals"))
     gains = 1 / np.log2(np.arange(2, hits.shape[1] + 2))
     ideal = np.cumsum(gains)[np.minimum(counts, hits.shape[1]) - 1]
     first = np.where(hits.any(axis=1), 1 / (1 + hits.argmax(axis=1)), 0.0)
-    return {
-        "recall": float((hits.sum(axis=1) / counts).mean()),
-        "ndcg": float((hits @ gains / ideal).mean()),
-        "mrr": float(first.mean()),
-    }
+    each = np.column_stack((hits.sum(axis=1) / counts, hits @ gains / ideal, first))
+    means = dict(zip(names, each.mean(axis=0).tolist(), strict=True))
+    return means | {"intervals": dict(zip(names, mean_intervals(each), strict=True))}
 
 
 def _of_lists(fitted: FittedModel, items: np.ndarray) -> dict[str, float | None]:

@@ -156,6 +156,14 @@ class Rules:
         if not low <= high:
             raise ParameterError(f"--rating-range {low} {high}: the first must not exceed the second")
 
+    @classmethod
+    def of(cls, rules: dict) -> Rules:
+        """Rules from what `dataclasses.asdict` made of some, by way of JSON."""
+        columns, limits = rules["columns"], rules["rating_range"]
+        names = columns["names"] and tuple(columns["names"])
+        known = {"columns": Columns(**columns | {"names": names}), "rating_range": limits and tuple(limits)}
+        return cls(**rules | known)
+
 
 def ingest(
     inputs: Sequence[str | Path], rules: Rules = Rules(), quarantine: Path | None = None
@@ -197,6 +205,8 @@ class TestRatings:
     rating : ndarray of float64, shape (n,)
     record : ndarray of int64, shape (n,)
         Each one's place among the data lines, unusable ones included, from 0.
+    time : ndarray of int64, shape (n,), optional
+        As in `Ratings`.
     """
 
     __test__ = False  # not a pytest class
@@ -205,6 +215,7 @@ class TestRatings:
     item: pa.StringArray
     rating: np.ndarray
     record: np.ndarray
+    time: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rating)
@@ -217,11 +228,13 @@ def read_test(
     report = IngestReport()
     accepted = [judged for path in sources.find(inputs) for judged in _judged(path, rules, report)]
     _settle(report, rules, quarantine)
+    times = [usable.time for usable, _ in accepted if usable.time is not None]
     test = TestRatings(
         pa.chunked_array([usable.user.cast(pa.string()) for usable, _ in accepted]).combine_chunks(),
         pa.chunked_array([usable.item.cast(pa.string()) for usable, _ in accepted]).combine_chunks(),
         np.concatenate([usable.rating for usable, _ in accepted]),
         np.concatenate([record for _, record in accepted]),
+        np.concatenate(times) if len(times) == len(accepted) else None,
     )
     report.ratings = len(test)
     return test, report

@@ -2,192 +2,149 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from importlib.resources import files
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from bokeh.embed import components
-from bokeh.plotting import figure
-from bokeh.resources import Resources
-from jinja2 import Environment, FunctionLoader
 
-from mfpipe import plots
 from mfpipe.command_line import train_command
 from mfpipe.errors import StoreError
-from mfpipe.files import replace
-from mfpipe.fitted import FittedModel
-from mfpipe.models import FactorModel
-from mfpipe.store import Version
+from mfpipe.page import Panel, page, write_page
+from mfpipe.ratings import Rules
+from mfpipe.report_data import FACTORS, Stored
+from mfpipe.report_findings import findings
+from mfpipe.report_panels import PANELS
+from mfpipe.report_words import summary
+from mfpipe.similar import Similar
+from mfpipe.version import Version
+
+__all__ = ["PANELS", "Panel", "page", "render", "write_page", "write_report"]
+
+POPULAR, NEAREST = 6, 5  # items shown with their neighbours, and how many of these
 
 
-class Stored(NamedTuple):
-    """All that a panel may draw from."""
-
-    version: Version
-    fitted: FittedModel
-    history: dict[str, list]
-    timings: dict
-    metrics: dict
-    systems: list[dict]
-
-
-class Panel(NamedTuple):
-    """A figure of the report: its title, what it says in words, and how it is drawn."""
-
-    title: str
-    words: Callable[[Any], str]
-    draw: Callable[[Any], figure]
-    when: Callable[[Any], bool] = lambda drawn_from: True
-
-
-def _has_factors(stored: Stored) -> bool:
-    return isinstance(stored.fitted.model, FactorModel)
-
-
-def _iterated(stored: Stored) -> bool:
-    return _has_factors(stored) and bool(stored.history["iteration"])
-
-
-def _between(values: list[float], digits: str = ".6g") -> str:
-    return f"from {values[0]:{digits}} to {values[-1]:{digits}}"
-
-
-PANELS = [
-    Panel(
-        "Every system on the same test records",
-        lambda s: "; ".join(f"{row['label']} {row['test_rmse']:.4f}" for row in s.systems) + " stars.",
-        lambda s: plots.systems(s.systems),
-        lambda s: bool(s.systems),
-    ),
-    Panel(
-        "Objective",
-        lambda s: f"It went {_between(s.history['objective'])} in {len(s.history['iteration'])} iterations.",
-        lambda s: plots.objective(s.history),
-        _iterated,
-    ),
-    Panel(
-        "RMSE by iteration",
-        lambda s: (
-            f"On training ratings {_between(s.history['train_rmse'], '.4f')} stars, "
-            f"on test records {_between(s.history['test_rmse'], '.4f')}."
-        ),
-        lambda s: plots.rmse(s.history),
-        _iterated,
-    ),
-    Panel(
-        "Seconds by half-step",
-        lambda s: f"The fit took {s.timings['stages']['fit']:.3f} s.",
-        lambda s: plots.half_steps(s.history),
-        _iterated,
-    ),
-    Panel(
-        "Seconds by partition",
-        lambda s: "The median over all iterations; cut to equal numbers of ratings.",
-        lambda s: plots.partitions(s.timings["iterations"]),
-        lambda s: bool(s.timings["iterations"]),
-    ),
-    Panel(
-        "Residuals of the test records",
-        lambda s: f"RMSE {s.metrics['rmse']:.4f} and mean absolute error {s.metrics['mae']:.4f} stars.",
-        lambda s: plots.residuals(s.metrics["residuals"]),
-    ),
-    Panel(
-        "Errors by true rating",
-        lambda s: (
-            "; ".join(f"{row['rating']:g} stars: RMSE {row['rmse']:.3f}" for row in s.metrics["by_rating"])
-            + "."
-        ),
-        lambda s: plots.by_rating(s.metrics["by_rating"]),
-    ),
-    Panel(
-        "Norms of user factors",
-        lambda s: _zeros(s, "user"),
-        lambda s: plots.norms(_factors(s, "user"), "user"),
-        _has_factors,
-    ),
-    Panel(
-        "Norms of item factors",
-        lambda s: _zeros(s, "item"),
-        lambda s: plots.norms(_factors(s, "item"), "item"),
-        _has_factors,
-    ),
-]
-
-
-def _factors(stored: Stored, side: str) -> np.ndarray:
-    """One side's factors without its biases."""
-    return getattr(stored.fitted.factors, side)[:, -stored.version.manifest["params"]["rank"] :]
-
-
-def _zeros(stored: Stored, side: str) -> str:
-    return f"{100 * (_factors(stored, side) == 0).mean():.1f} % of the {side} factors are exactly zero."
-
-
-def write_report(version: Version, path: Path) -> None:
+def write_report(version: Version, path: Path, titles: Mapping[str, str] | None = None) -> None:
     """Write a version's report; `path` appears when it is complete.
+
+    Parameters
+    ----------
+    version : Version
+    path : Path
+    titles : mapping of item id to title, optional
+        Shows the nearest items of a few popular ones.
 
     Raises
     ------
     StoreError
-        The version is damaged, or `path` cannot be written.
+        `path` cannot be written, or files of the version are damaged: the report then says so, and shows what
+        the others hold.
     """
-    write_page(render(version), path)
+    stored = Stored(version, titles or {})
+    write_page(render(stored), path)
+    if stored.damage:
+        raise StoreError(f"{path} shows what is left of {stored.label}: {'; '.join(stored.damage.values())}")
 
 
-def write_page(html: str, path: Path) -> None:
-    """Write a page; `path` appears when it is complete. StoreError if it cannot be written."""
-    try:
-        replace(path, html.encode())
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written ({error.strerror or error})") from error
-
-
-def render(version: Version) -> str:
-    """The report of a version as one HTML text."""
-    stored = Stored(
-        version,
-        version.load(),
-        version.table("history.parquet").to_pydict(),
-        version.json("timings.json"),
-        version.json("metrics.json"),
-        _systems(version),
-    )
+def render(stored: Stored) -> str:
+    """The report as one HTML text."""
     return page(
         "report.html",
         PANELS,
         stored,
-        manifest=version.manifest,
-        metrics=stored.metrics,
-        systems=stored.systems,
-        stages=stored.timings["stages"],
-        command=_command(version.manifest),
+        label=stored.label,
+        manifest=stored.manifest,
+        summary=summary(stored),
+        findings=findings(stored),
+        damage=list(stored.damage.values()),
+        versions=_versions(stored),
+        systems=_systems(stored.systems),
+        nearest=_nearest(stored),
+        untitled=""
+        if stored.titles or not stored.has_factors
+        else "No titles were given (--item-titles FILE).",
+        command=_command(stored.manifest),
+        unlike=_unlike(stored.manifest),
     )
 
 
-def _systems(version: Version) -> list[dict]:
-    """The comparison that the version was made in, if any; older ones call a system by its model."""
-    if "systems.json" not in version.manifest["files"]:
-        return []
-    return [{"label": row["model"]} | row for row in version.json("systems.json")]
+def _number(value: float | None, digits: str = ".4f") -> str:
+    return "–" if value is None else f"{value:{digits}}"
 
 
-def page(template: str, panels: Sequence[Panel], drawn_from: Any, **context: Any) -> str:
-    """A page of those panels that have something to show, with all that it needs inside it."""
-    panels = [panel for panel in panels if panel.when(drawn_from)]
-    script, divs = components([panel.draw(drawn_from) for panel in panels])
-    shown = [
-        {"title": panel.title, "words": panel.words(drawn_from), "div": div}
-        for panel, div in zip(panels, divs, strict=True)
+def _versions(stored: Stored) -> list[list[str]]:
+    """The version, the one before it and the user-item average, side by side."""
+    rows = []
+    manifests = [(stored.label, stored.manifest, stored.metrics)]
+    if stored.before and stored.before.manifest:
+        manifests.append((stored.before.label, stored.before.manifest, {}))
+    for label, manifest, metrics in manifests:
+        rows.append(
+            [
+                label,
+                _number(manifest["test_rmse"]),
+                _number(metrics.get("rmse_warm")),
+                _number(metrics.get("rmse_cold")),
+                _number(manifest["train_rmse"]),
+                _number(manifest["objective"], ".6g"),
+                str(manifest["n_iter"]),
+                f"{manifest['data']['n_ratings']:,}",
+            ]
+        )
+    if stored.diagnosis:
+        average = _number(stored.diagnosis["average"]["rmse"])
+        rows.append(["user-item average", average, *["–"] * 5, f"{stored.manifest['data']['n_ratings']:,}"])
+    return rows
+
+
+def _systems(systems: list[dict]) -> list[list[str]]:
+    """The comparison that the version was made in."""
+    return [
+        [
+            s["label"],
+            *(_number(s[key]) for key in ("test_rmse", "test_rmse_warm", "test_rmse_cold")),
+            f"{s['objective']:.6g}",
+            str(s["n_iter"]),
+            *(_number(s["seconds"].get(way), ".3f") for way in ("serial", "threads", "cluster")),
+            "yes" if s["identical"] else "NO",
+        ]
+        for s in systems
     ]
-    templates = FunctionLoader(lambda name: files("mfpipe").joinpath(name).read_text(encoding="utf-8"))
-    resources = Resources(mode="inline", components=["bokeh"])
-    return (
-        Environment(autoescape=True, loader=templates)
-        .get_template(template)
-        .render(panels=shown, bokeh=resources.render_js(), script=script, **context)
-    )
+
+
+def _nearest(stored: Stored) -> list[list[str]]:
+    """Popular items with the items nearest to them, by title where there is one."""
+    if not stored.titles or not stored.has_factors or stored.lacks(FACTORS):
+        return []
+    assert stored.fitted is not None
+    fitted, similar = stored.fitted, Similar(stored.fitted)
+    popular = np.argsort(-fitted.item_counts, kind="stable")
+    popular = popular[similar.directions[popular].any(axis=1)][:POPULAR]
+    found = similar.best(popular, NEAREST)
+    rows = []
+    for at, row in enumerate(popular):
+        mine = found.query == at
+        near = [
+            f"{_title(stored, other)} ({score:.2f})"
+            for other, score in zip(found.row[mine], found.score[mine], strict=True)
+        ]
+        rows.append([_title(stored, row), f"{fitted.item_counts[row]:,}", "; ".join(near)])
+    return rows
+
+
+def _title(stored: Stored, row: int) -> str:
+    assert stored.fitted is not None
+    item = stored.fitted.items[row]
+    return stored.titles.get(item, f"item {item}")
+
+
+def _unlike(manifest: dict[str, Any]) -> str:
+    """Why the command ends elsewhere than this version did; empty where it does not."""
+    start = (manifest.get("retrain") or {}).get("start", {}).get("from")
+    reasons = [f"it began from the factors of {start}"] if start else []
+    if manifest["data"].get("refit"):
+        reasons.append("it was refitted on all ratings, the held-out ones included")
+    return " and ".join(reasons)
 
 
 def _command(manifest: dict[str, Any]) -> str:
@@ -199,6 +156,7 @@ def _command(manifest: dict[str, Any]) -> str:
         manifest["params"],
         data.get("test", ()),
         data.get("holdout"),
+        Rules.of(data["rules"]) if "rules" in data else None,
         name=manifest["name"],
         cluster=manifest["place"]["cluster"],
     )

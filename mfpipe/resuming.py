@@ -14,7 +14,6 @@ from mfpipe.models import MODELS
 from mfpipe.orders import other_machine, require_unchanged
 from mfpipe.pipeline import Callbacks, Data, Fitting, Place, prepare, quarantine_file
 from mfpipe.ratings import Rules
-from mfpipe.reading import Columns
 from mfpipe.store import Store
 
 log = logging.getLogger(__name__)
@@ -79,9 +78,4 @@ def data_of(order: dict[str, Any]) -> Data:
     inputs, test = (
         [os.path.join(order["directory"], path) for path in given[key]] for key in ("inputs", "test")
     )
-    rules = given["rules"]
-    columns = rules["columns"]
-    names = columns["names"] and tuple(columns["names"])
-    limits = rules["rating_range"] and tuple(rules["rating_range"])
-    rules = rules | {"columns": Columns(**columns | {"names": names}), "rating_range": limits}
-    return Data(inputs, test, given["holdout"], Rules(**rules))
+    return Data(inputs, test, given["holdout"], Rules.of(given["rules"]))

@@ -101,7 +101,7 @@ class Steps:
             holdout = self.request.data.split_by()
             newer_than = self.champion and self.champion.newer_than(holdout)
             train, test = holdout.split(self.ratings, newer_than)
-            about = {"inputs": [str(path) for path in self.request.data.inputs], "ingest": report}
+            about = self.request.data.about() | {"ingest": report}
             about["holdout"] = str(holdout)
             seconds = time.perf_counter() - began
             self.prepared = Prepared(train, test, about, train.fingerprint(), seconds)
@@ -300,7 +300,7 @@ class Steps:
         with executor(whole, self.model.storage, **self.request.place.settings()) as where:
             name = f"{self.request.name}, refit"
             refit = fit_and_evaluate(self.model, prepared, where, start=start, name=name)
-        refit.metrics = trained.metrics
+        refit.metrics, refit.diagnosis = trained.metrics, trained.diagnosis
         return refit, prepared
 
     def _drop_old_versions(self, stored: Version) -> None:

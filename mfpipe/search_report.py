@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mfpipe import plots
-from mfpipe.report import Panel, page, write_page
+from mfpipe.page import Panel, page, write_page
 from mfpipe.tables import largest_in_words
 
 PATH_PANELS = [

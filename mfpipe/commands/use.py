@@ -46,6 +46,12 @@ def register(command) -> None:
 
     report = command("report", _report, "the HTML report of a version", add_model_name, add_store)
     report.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
+    report.add_argument(
+        "--item-titles",
+        type=Path,
+        metavar="FILE",
+        help="a CSV or TSV file with item and title columns; shows the nearest items of popular ones",
+    )
 
 
 def _evaluate(options, printer: Printer) -> None:
@@ -80,7 +86,9 @@ def _predict(options, printer: Printer) -> None:
 def _report(options, printer: Printer) -> None:
     from mfpipe.report import write_report
     from mfpipe.store import Store, parse_name
+    from mfpipe.titles import read_titles
 
-    version = Store(options.store).version(*parse_name(options.name))
-    write_report(version, options.output)
+    name = parse_name(options.name)
+    titles = read_titles(options.item_titles) if options.item_titles else None
+    write_report(Store(options.store).version(*name), options.output, titles)
     printer.out.print(str(options.output), soft_wrap=True)
