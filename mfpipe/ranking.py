@@ -12,8 +12,8 @@ in the model included:
     NDCG@n = Σ_k h_k / log₂(k + 1)  /  Σ_{k ≤ min(n, R)} 1 / log₂(k + 1)
     MRR@n = 1 / (the first k with h_k = 1), 0 if there is none
 
-`catalogue` is the share of the model's items that are in any list, and `novelty` the mean over all places
-in the lists of −log₂(share of the model's users who rated the item).
+`catalogue` is the share of the model's items that are in any of these lists, and `novelty` the mean over all
+places in the lists of −log₂(share of the model's users who rated the item).
 
 References
 ----------

@@ -138,7 +138,7 @@ def _ranking(stored: Stored) -> str:
     drawn = f", drawn from {found['drawn_from']:,}" if found["drawn_from"] else ""
     return (
         f"Over {found['users']:,} users{drawn}, whose test records of {found['relevant']:.4g} stars or more "
-        f"are relevant. {100 * found['catalogue']:.1f} % of the items are in some list; novelty "
+        f"are relevant. {100 * found['catalogue']:.1f} % of the items are in some of these lists; novelty "
         f"{found['novelty']:.2f} bits."
     )
 

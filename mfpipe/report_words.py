@@ -85,6 +85,8 @@ def _good(stored: Stored) -> str:
     words = f"On {metrics['rows']:,} test records, {how}, its RMSE is {metrics['rmse']:.4f} stars"
     if found:
         users = f"{found['test']['users']:,} users"
+        if found["test"]["groups"] < found["test"]["users"]:
+            users += f", in {found['test']['groups']:,} groups"
         words += f", {interval(found['all']['rmse_interval'])} over resamples of their {users}"
     by_source = [(whom, of) for whom, of in zip(WHOM, metrics["sources"].values(), strict=True) if of["rows"]]
     if len(by_source) == 1:
@@ -124,7 +126,7 @@ def _ranked(stored: Stored) -> str:
     return (
         f"In lists of {found['n']} from all items they have not rated, {100 * found['recall']:.2f} % of what "
         f"people went on to like is found (NDCG {found['ndcg']:.4f}, MRR {found['mrr']:.4f}; {whom}), and "
-        f"{100 * found['catalogue']:.1f} % of the items are in some list."
+        f"{100 * found['catalogue']:.1f} % of the items are in some of these lists."
     )
 
 

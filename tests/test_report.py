@@ -332,6 +332,23 @@ def test_the_command_makes_the_same_version_again(tmp_path, monkeypatch, run_com
     first, second = (Store("mfpipe-store").version("m", number).manifest for number in "12")
     assert first["checksums"] == second["checksums"]
     assert first["data"]["sha256"] == second["data"]["sha256"]
+    write(tmp_path / "titles.tsv", "item\ttitle\n" + "".join(f"{k}\tThe {k}th\n" for k in range(30)))
+    run_command("report", "m", "-o", "report.html", "--item-titles", "titles.tsv")
+    popular = re.search(
+        r'<h2 id="nearest">.*?<th scope="row">The (\d+)th</th><td>(\d+)</td>',
+        (tmp_path / "report.html").read_text(),
+        re.S,
+    )
+    counts = dict(
+        zip(
+            *(
+                Store("mfpipe-store").version("m").table("item_factors.parquet")[c].to_pylist()
+                for c in ("id", "n_ratings")
+            ),
+            strict=True,
+        )
+    )
+    assert counts[popular[1]] == int(popular[2]) == max(counts.values())
 
 
 @pytest.fixture

@@ -199,6 +199,8 @@ def test_refit_publishes_all_rows_and_is_judged_by_what_was_evaluated(store, ask
     assert manifest["evaluated_as"] == "1"
     assert manifest["data"]["n_ratings"] == 3000
     assert store.version("m", "1").manifest["data"]["n_ratings"] < 3000
+    reported = [store.version("m", number).json("diagnosis.json") for number in "12"]
+    assert reported[0] == reported[1]
     second = retrain(ask(3300, refit=True), store)
     assert (second["judged_by"], second["champion"], second["version"]) == ("m@1", "2", "4")
     assert [row["decision"] for row in decisions.history(store, "m")].count("evaluated") == 2
