@@ -122,7 +122,7 @@ def test_the_page_shows_the_stored_history_to_the_last_digit(local, page, small,
         [sum(half["partitions"][k]["seconds"] for half in halves) / 12 for k in range(3)]
     )
     figures, description = text_of(page, "figures"), text_of(page, "description")
-    assert "12 of at most 12" in figures
+    assert "iteration of at most 1212" in figures
     assert f"{history['objective'][-1]:.8g}" in figures
     assert f"{history['test_rmse'][-1]:.6f}" in figures
     assert f"mfpipe report stored --store {store.path} -o stored.html" in description
