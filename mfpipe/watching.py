@@ -77,13 +77,16 @@ def has_page(client: Any) -> bool:
 
 def _install(client: Any) -> bool:
     try:
-        from mfpipe.dashboards.plugin import LivePage
+        from mfpipe.dashboards.plugin import LivePage, trouble
 
         client.register_plugin(LivePage())
+        why = client.run_on_scheduler(trouble)
     except Exception as error:  # whatever a scheduler of another make answers, the fit does not need it
-        log.info("no live page on the Dask dashboard (%s: %s)", type(error).__name__, _line(error))
+        why = f"{type(error).__name__}: {_line(error)}"
+    if why:
+        log.info("no live page on the Dask dashboard (%s)", why)
         return False
-    log.info("watch it learn: %s", client.dashboard_link.removesuffix("status") + "mfpipe")
+    log.info("watch it learn: %s", client.dashboard_link.removesuffix("status") + TOPIC)
     return True
 
 
@@ -130,7 +133,7 @@ class Feed:
             return
         try:
             self._client.sync(self._send, callback_timeout=PATIENCE)
-        except (OSError, TimeoutError) as error:
+        except Exception as error:  # as above: what the fit itself did, or raised, is what counts
             log.info("the live page was not told how the fit ended (%s)", _line(error))
 
     def _soon(self) -> None:

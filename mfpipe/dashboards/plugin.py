@@ -30,19 +30,18 @@ class LivePage(SchedulerPlugin):
 
     def __init__(self) -> None:
         self.fits = Fits()
+        self.trouble = ""
 
     async def start(self, scheduler: Scheduler) -> None:
-        """Add the page to the dashboard.
-
-        Raises
-        ------
-        ModuleNotFoundError
-            The scheduler has no Bokeh.
-        RuntimeError
-            It was started without a dashboard.
-        """
+        """Add the page to the dashboard; what keeps it from that is its `trouble`, and no error of Dask's."""
         if self.name in scheduler.plugins:
             return
+        try:
+            self._serve(scheduler)
+        except (ImportError, RuntimeError) as error:
+            self.trouble = f"{type(error).__name__}: {error}"
+
+    def _serve(self, scheduler: Scheduler) -> None:
         from distributed.dashboard.core import BokehApplication
         from distributed.dashboard.scheduler import template_variables
         from tornado.ioloop import IOLoop
@@ -73,6 +72,14 @@ class LivePage(SchedulerPlugin):
         self.fits.client_gone(client)
 
 
+def trouble(dask_scheduler: Scheduler) -> str:
+    """Why a scheduler that has the plugin has no page; nothing where it has."""
+    return dask_scheduler.plugins[LivePage.name].trouble  # type: ignore[attr-defined]
+
+
 async def dask_setup(scheduler: Scheduler) -> None:
     """Dask's hook for `--preload`."""
-    await scheduler.register_scheduler_plugin(LivePage(), idempotent=True)
+    plugin = LivePage()
+    await scheduler.register_scheduler_plugin(plugin, idempotent=True)
+    if plugin.trouble:
+        log.warning("no live page (%s)", plugin.trouble)

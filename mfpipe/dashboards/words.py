@@ -15,7 +15,7 @@ STYLE = """
 h1 { font-size: 24px; margin: 4px 0; } h1 small { font-weight: normal; color: #555; }
 .bk-clearfix { width: 100%; }
 p { margin: 4px 0; }
-dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 8px; margin: 8px 0; }
+dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); gap: 8px; margin: 8px 0; }
 dl div { background: #fff; border: 1px solid #ddd; border-radius: 4px; padding: 6px 10px; }
 dt { color: #555; font-size: 12px; } dd { margin: 0; font-size: 18px; }
 table { border-collapse: collapse; }
@@ -53,7 +53,7 @@ def figures(fits: Fits, seen: Seen | None) -> str:
     if seen is None or not seen.heard:
         return ""
     iterates = seen.about["iterates"]
-    shown = {"iteration": f"{seen.iteration:,} of at most {seen.about['max_iter']:,}"} if iterates else {}
+    shown = {f"iteration of at most {seen.about['max_iter']:,}": f"{seen.iteration:,}"} if iterates else {}
     shown |= {
         "objective": _number(seen.last("objective"), ".8g"),
         "train RMSE (stars)": _number(seen.last("train_rmse"), ".6f"),
