@@ -1,0 +1,1 @@
+"""Pages to watch: thin ones, over figures and what the store keeps."""

@@ -1,0 +1,174 @@
+"""The history of a store over HTTP: pages to read, and one line that says whether they are out of date."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from tornado.httpserver import HTTPServer
+from tornado.ioloop import IOLoop
+from tornado.web import Application, RequestHandler
+
+from mfpipe.dashboards.history import PAGES, Asked, Content, assets, render
+from mfpipe.dashboards.history_links import Links
+from mfpipe.dashboards.history_moved import Comparisons
+from mfpipe.dashboards.history_reading import History
+from mfpipe.errors import MfpipeError, ParameterError, StoreError
+from mfpipe.store import Store
+
+log = logging.getLogger(__name__)
+
+THREADS = 4  # so that a comparison, which loads factors, keeps no page waiting
+LOOPBACK = r"(localhost|127(\.\d+){3}|\[::1\])(:\d+)?"
+UNREADABLE = "unreadable"
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+
+class _Handler(RequestHandler):
+    def initialize(self, served: Served) -> None:
+        self.served = served
+
+    def set_default_headers(self) -> None:
+        for name, value in _HEADERS.items():
+            self.set_header(name, value)
+        self.set_header("Content-Security-Policy", _POLICY)
+
+    def write_error(self, status_code: int, **about: Any) -> None:
+        self.finish(self.served.said(self._reason, "The server's log has more."))
+
+
+class _Page(_Handler):
+    async def get(self, name: str) -> None:
+        given = {key: self.get_query_argument(key) for key in self.request.query_arguments}
+        status, html = await IOLoop.current().run_in_executor(None, self.served.page, name, given)
+        if name == "report":  # its scripts are inside it, and it loads nothing
+            policy = _POLICY.replace("script-src 'self'", "script-src 'unsafe-inline'")
+            self.set_header("Content-Security-Policy", policy)
+        self.set_status(status)
+        self.finish(html)
+
+
+class _State(_Handler):
+    async def get(self) -> None:
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        self.finish(await IOLoop.current().run_in_executor(None, self.served.state))
+
+
+class _Asset(_Handler):
+    async def get(self, name: str) -> None:
+        kind = "text/css" if name.endswith(".css") else "text/javascript"
+        self.set_header("Content-Type", f"{kind}; charset=utf-8")
+        self.set_header("Cache-Control", "no-cache")  # asked for each time, and 304 while it is the same
+        self.finish(self.served.assets[name])
+
+
+class Served:
+    """A store's pages, made when they are asked for.
+
+    Parameters
+    ----------
+    store : Store
+    """
+
+    def __init__(self, store: Store):
+        self.history, self.comparisons, self.links = History(store), Comparisons(), Links()
+        self.assets = assets()
+
+    def state(self) -> str:
+        """A text that changes when the pages would."""
+        try:
+            return self.history.look().state
+        except StoreError:
+            return UNREADABLE
+
+    def page(self, name: str, given: dict[str, str]) -> tuple[int, str]:
+        """The status and HTML of a page."""
+        page = PAGES[name]
+        try:
+            missing = [word for word in page.needs if not given.get(word)]
+            if missing:
+                form = "&".join(f"{word}=…" for word in page.needs)
+                raise ParameterError(f"{missing[0]}: say which, as /{name}?{form}")
+            state = self.state()
+            made = page.make(Asked(self.history, self.comparisons, self.links, given))
+            return 200, render(made, self.links, state)
+        except MfpipeError as error:
+            return 404 if isinstance(error, StoreError) else 400, self.said("Nothing to show", str(error))
+
+    def said(self, title: str, words: str) -> str:
+        """A page of words alone."""
+        return render(Content(title, [words]), self.links, self.state())
+
+    def application(self, hosts: str = LOOPBACK) -> Application:
+        """The application; a request that names another host is not answered.
+
+        A web page that has a name of its own lead to this machine could otherwise read the store through
+        the browser of whoever looks at it.
+        """
+        about = {"served": self}
+        rules = [
+            (rf"/({'|'.join(map(re.escape, self.assets))})", _Asset, about),
+            (r"/state", _State, about),
+            (rf"/({'|'.join(PAGES)})", _Page, about),
+        ]
+        application = Application(
+            default_handler_class=_Missing, default_handler_args=about, log_function=_log
+        )
+        application.add_handlers(f"^{hosts}$", rules)
+        return application
+
+
+class _Missing(_Handler):
+    def prepare(self) -> None:
+        self.set_status(404)
+        self.finish(self.served.said("Nothing to show", "There is no such page here."))
+
+
+def _log(handler: RequestHandler) -> None:
+    log.debug("%d %s", handler.get_status(), handler.request.path)
+
+
+@contextmanager
+def serving(store: Store, listening: socket.socket, hosts: str = LOOPBACK) -> Iterator[None]:
+    """Answer on a listening socket, from a thread of its own, while the block runs.
+
+    The main thread is left to whoever waits there for a signal.
+    """
+    ready, loops = threading.Event(), []
+
+    async def answer() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(THREADS, "mfpipe-page"))
+        stop = asyncio.Event()
+        server = HTTPServer(Served(store).application(hosts))
+        listening.setblocking(False)
+        server.add_socket(listening)
+        loops.append((loop, stop))
+        ready.set()
+        await stop.wait()
+        server.stop()
+
+    thread = threading.Thread(target=asyncio.run, args=(answer(),), name="mfpipe-dashboard", daemon=True)
+    thread.start()
+    ready.wait()
+    try:
+        yield
+    finally:
+        loop, stop = loops[0]
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(2)
