@@ -20,7 +20,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => agai
 const shown = document.body.dataset.state;
 const look = async () => {
   try {
-    const answer = await fetch("state", {cache: "no-store"});
+    const answer = await fetch("state", {cache: "no-store", signal: AbortSignal.timeout(20000)});
     if (!answer.ok) throw new Error(answer.statusText);
     const state = await answer.text();
     if (line.dataset.lost) {

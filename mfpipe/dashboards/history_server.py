@@ -162,6 +162,7 @@ def serving(store: Store, listening: socket.socket, hosts: str = LOOPBACK) -> It
         ready.set()
         await stop.wait()
         server.stop()
+        await server.close_all_connections()
 
     thread = threading.Thread(target=asyncio.run, args=(answer(),), name="mfpipe-dashboard", daemon=True)
     thread.start()
