@@ -118,10 +118,12 @@ def _drift(model: StoredModel) -> str:
         for what, value in last["drift"].items()
     }
     known = {what: share for what, share in shares.items() if share is not None}
-    words = f"{_counted(len(judged), 'retrain')} compared; beyond 1 (dashed) is refused."
+    words = f"{_counted(len(judged), 'retrain')} compared; beyond 1 (dashed), one is refused."
     if known:
         what = max(known, key=known.__getitem__)
-        words += f" In the last, of {last['when'][:10]}, {what} came nearest: {known[what]:.0%} of its limit."
+        words += (
+            f" In the last, of {last['when'][:10]}, {what} went furthest: {known[what]:.0%} of its limit."
+        )
     return words
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from bokeh.models import ColumnDataSource, DataRange1d, HoverTool
-from bokeh.models.annotations import Span, Whisker
+from bokeh.models.annotations import Span, TeeHead, Whisker
 from bokeh.plotting import figure
 
 from mfpipe.dashboards.history_reading import StoredModel, StoredVersion
@@ -31,12 +31,16 @@ LOOKS = (
     (SKY, "plus", "solid"),
     (GREY, "cross", "dashed"),
 )
-DAY = 86_400_000  # milliseconds
+DAY, MINUTE = 86_400_000, 60_000  # milliseconds
+# A legend is drawn before it is on the page, where it would see the page's colours.
+_LEGEND = (
+    ":host { background: transparent !important; } .bk-label { color: var(--text, #1c1c1c) !important; }"
+)
 MOST_NAMES = 6  # models with a line of their own; the rest share the last look
 
 
 def _over_time(y: str, **options: Any) -> figure:
-    spread = DataRange1d(default_span=DAY, range_padding=0.05)
+    spread = DataRange1d(default_span=DAY, min_interval=MINUTE, range_padding=0.05)
     plot = figure(x_axis_type="datetime", y_axis_label=y, x_range=spread, **(SIZE | options))
     plot.xgrid.grid_line_color = None
     return plot
@@ -71,7 +75,13 @@ def _finished(plot: figure, tooltips: list[tuple[str, str]]) -> figure:
         )
     )
     legend = plot.legend[0]
-    legend.update(click_policy="hide", ncols=2, label_text_font_size="9pt", border_line_color=None)
+    legend.update(
+        click_policy="hide",
+        ncols=2,
+        label_text_font_size="9pt",
+        border_line_color=None,
+        stylesheets=[_LEGEND],
+    )
     plot.add_layout(legend, "above")
     return plot
 
@@ -218,9 +228,12 @@ def gate(judged: Sequence[Mapping[str, Any]]) -> figure:
         if rows:
             made = _gate_columns(rows)
             _draw(plot, made, "value", decision, look, join=False)
+            lower, upper = (TeeHead(line_color=look[0], size=8) for _ in range(2))
+            source = ColumnDataSource(made)
             whisker = Whisker(
-                base="when", lower="low", upper="high", source=ColumnDataSource(made), line_color=look[0]
-            )
+                base="when", lower="low", upper="high", source=source,
+                line_color=look[0], lower_head=lower, upper_head=upper,
+            )  # fmt: skip
             plot.add_layout(whisker)
     _draw(plot, _gate_columns(columns), "margin", "margin", LOOKS[-1])
     return _finished(plot, [("", "@words"), ("difference", "@value (@low to @high)"), ("margin", "@margin")])

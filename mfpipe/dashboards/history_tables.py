@@ -15,7 +15,7 @@ from mfpipe.version import Version
 
 
 class Table(NamedTuple):
-    """Rows of texts and links; the row at `marked` stands out, the last column of a wordy one is prose."""
+    """Rows of texts and links; the row at `marked` stands out, and cells of a wordy one may wrap."""
 
     title: str
     columns: Sequence[str]
@@ -23,6 +23,29 @@ class Table(NamedTuple):
     said: str = ""
     marked: int | None = None
     wordy: bool = False
+
+
+_OF_THE_FIT = {
+    "test_rmse": "test RMSE, stars",
+    "train_rmse": "training RMSE, stars",
+    "objective": "objective",
+    "n_iter": "iterations",
+    "converged": "converged",
+}
+_OF_THE_TEST = {
+    "rmse_warm": "test RMSE of known ids",
+    "rmse_cold": "test RMSE of unseen ids",
+    "mae": "mean absolute error, stars",
+    "rows": "test records",
+    "cold": "of them with an unseen id",
+}
+_OF_THE_DATA = {
+    "n_ratings": "ratings",
+    "n_users": "users",
+    "n_items": "items",
+    "global_mean": "mean rating",
+    "spread": "standard deviation",
+}
 
 
 def _when(moment: datetime | None) -> str:
@@ -93,7 +116,7 @@ def versions(model: StoredModel, links: Links) -> Table:
     """Every version of a model, newest first; the current one is marked."""
     columns = (
         "version", "stored (UTC)", "kind", "rank", "λ", "test RMSE", "training RMSE", "objective",
-        "iterations", "ratings", "users", "items", "fit, s", "all, s", "", "",
+        "iterations", "ratings", "users", "items", "fit, s", "all, s", "report", "comparison",
     )  # fmt: skip
     rows, marked = [], None
     before = {later.number: earlier.label for earlier, later in pairwise(model.versions)}
@@ -159,10 +182,11 @@ def comparison(a: Version, b: Version) -> list[Table]:
     params = _side_by_side(*({"model": v.manifest["model"]} | v.manifest["params"] for v in (a, b)))
     same = [f"{row[0]} {row[1]}" for row in params if not row[3]]
     said = ("The same in both: " + ", ".join(same) + ".") if same else "All differ."
+    metrics, data = (_side_by_side(of(a), of(b)) for of in (_metrics, _data))
     return [
-        Table("Parameters", columns, [row for row in params if row[3]], said),
-        Table("Metrics", columns, _side_by_side(_metrics(a), _metrics(b)), _tested_on(a, b)),
-        Table("Data", columns, _side_by_side(_data(a), _data(b)), _trained_on(a, b)),
+        Table("Parameters", columns, [row for row in params if row[3]], said, wordy=True),
+        Table("Metrics", columns, metrics, _tested_on(a, b)),
+        Table("Data", columns, data, _trained_on(a, b), wordy=True),
     ]
 
 
@@ -194,17 +218,18 @@ def _change(a: Any, b: Any) -> str:
 def _metrics(version: Version) -> dict[str, Any]:
     manifest = version.manifest
     found = version.json("metrics.json") if "metrics.json" in manifest["files"] else {}
-    keys = ("test_rmse", "train_rmse", "objective", "n_iter", "converged")
-    more = ("rmse_warm", "rmse_cold", "mae", "rows", "warm", "cold")
     seconds = {f"seconds of {stage}": s for stage, s in manifest.get("timings", {}).items()}
-    return {key: manifest.get(key) for key in keys} | {key: found.get(key) for key in more} | seconds
+    return (
+        {words: manifest.get(key) for key, words in _OF_THE_FIT.items()}
+        | {words: found.get(key) for key, words in _OF_THE_TEST.items()}
+        | {what: seconds.get(what) for what in ("seconds of fit", "seconds of total")}
+    )
 
 
 def _data(version: Version) -> dict[str, Any]:
     manifest, data = version.manifest, version.manifest["data"]
     time = data.get("time") or {}
-    keys = ("n_ratings", "n_users", "n_items", "global_mean", "spread")
-    return {key.removeprefix("n_"): data.get(key) for key in keys} | {
+    return {words: data.get(key) for key, words in _OF_THE_DATA.items()} | {
         "earliest rating": _moment(time.get("earliest")),
         "latest rating": _moment(time.get("latest")),
         "read from": ", ".join(data.get("inputs", ())) or None,
