@@ -1,11 +1,11 @@
 "use strict";
-// Draws the page's plots, and loads the page again when the store has changed or the colours are others.
+// Draws the page's plots, and loads the page again when the store has changed.
 for (const json of document.querySelectorAll("script[data-into]")) {
   Bokeh.embed.embed_item(JSON.parse(json.textContent), json.dataset.into);
 }
 const line = document.getElementById("status");
-const again = (words) => {
-  sessionStorage.setItem("said", words);
+const again = () => {
+  sessionStorage.setItem("said", `The store has changed; updated at ${new Date().toLocaleTimeString()}.`);
   sessionStorage.setItem("focus", document.activeElement?.id || document.activeElement?.getAttribute("href") || "");
   location.reload(); // the browser keeps where the page was scrolled to
 };
@@ -16,7 +16,9 @@ if (said !== null) {
   line.textContent = said;
   if (was) (document.getElementById(was) ?? document.querySelector(`a[href="${CSS.escape(was)}"]`))?.focus({preventScroll: true});
 }
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => again(""));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  for (const view of Bokeh.index) view.request_paint(); // with the style sheet's other colours
+});
 const shown = document.body.dataset.state;
 const look = async () => {
   try {
@@ -28,7 +30,7 @@ const look = async () => {
       delete line.dataset.lost;
     }
     if (state !== shown && document.activeElement?.tagName !== "INPUT") {
-      return again(`The store has changed; updated at ${new Date().toLocaleTimeString()}.`);
+      return again();
     }
   } catch {
     line.dataset.lost = "yes";

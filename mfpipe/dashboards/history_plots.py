@@ -31,7 +31,7 @@ LOOKS = (
     (SKY, "plus", "solid"),
     (GREY, "cross", "dashed"),
 )
-DAY, MINUTE = 86_400_000, 60_000  # milliseconds
+DAY, NARROWEST = 86_400_000, 5_000  # milliseconds
 # A legend is drawn before it is on the page, where it would see the page's colours.
 _LEGEND = (
     ":host { background: transparent !important; } .bk-label { color: var(--text, #1c1c1c) !important; }"
@@ -40,7 +40,7 @@ MOST_NAMES = 6  # models with a line of their own; the rest share the last look
 
 
 def _over_time(y: str, **options: Any) -> figure:
-    spread = DataRange1d(default_span=DAY, min_interval=MINUTE, range_padding=0.05)
+    spread = DataRange1d(default_span=DAY, min_interval=NARROWEST, range_padding=0.05)
     plot = figure(x_axis_type="datetime", y_axis_label=y, x_range=spread, **(SIZE | options))
     plot.xgrid.grid_line_color = None
     return plot

@@ -234,7 +234,7 @@ def _data(version: Version) -> dict[str, Any]:
         "latest rating": _moment(time.get("latest")),
         "read from": ", ".join(data.get("inputs", ())) or None,
         "tested on": ", ".join(data.get("test", ())) or data.get("holdout"),
-        "sha256": data.get("sha256"),
+        "sha256": data.get("sha256") and f"{data['sha256'][:16]}…",
         "stored (UTC)": manifest["created"],
         "by mfpipe": manifest.get("mfpipe"),
     }
