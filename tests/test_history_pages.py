@@ -18,7 +18,7 @@ from numpy.testing import assert_allclose
 
 from mfpipe import runs
 from mfpipe.cli import main
-from mfpipe.dashboards import history_reading
+from mfpipe.dashboards import history_reading, history_server
 from mfpipe.dashboards.history import PAGES
 from mfpipe.dashboards.history_export import export
 from mfpipe.dashboards.history_moved import moved
@@ -389,6 +389,23 @@ def test_a_listing_reads_each_manifest_once_and_no_factors(store, monkeypatch):
     assert len(read) == 6
     assert again.state == first.state
     assert again.models["m"].versions[0] is first.models["m"].versions[0]
+
+
+def test_pages_are_made_once_for_each_state_and_few_are_kept(store, monkeypatch):
+    monkeypatch.setattr(history_server, "KEPT_PAGES", 3)
+    pages = Served(store)
+    first = pages.page("model", {"name": "m"})[1]
+    assert pages.page("model", {"name": "m"})[1] is first
+    for name in ("means", "nightly", "m"):
+        pages.page("model", {"name": name})
+    pages.page("", {})
+    assert len(pages._kept) == 3
+    assert pages.page("model", {"name": "m"})[1] is first
+    store.rollback("m", "3")
+    try:
+        assert "Version 3 is current" in pages.page("model", {"name": "m"})[1]
+    finally:
+        store.rollback("m", "2")
 
 
 def test_what_is_removed_is_forgotten(tmp_path):

@@ -25,6 +25,7 @@ from mfpipe.store import Store
 
 log = logging.getLogger(__name__)
 
+KEPT_PAGES = 12  # of about a megabyte for a thousand versions
 THREADS = 4  # so that a comparison, which loads factors, keeps no page waiting
 LOOPBACK = r"(localhost|127(\.\d+){3}|\[::1\])(:\d+)?"
 UNREADABLE = "unreadable"
@@ -88,6 +89,8 @@ class Served:
     def __init__(self, store: Store):
         self.history, self.comparisons, self.links = History(store), Comparisons(), Links()
         self.assets = assets()
+        self._kept: dict[tuple, str] = {}
+        self._lock = threading.Lock()
 
     def state(self) -> str:
         """A text that changes when the pages would."""
@@ -104,11 +107,23 @@ class Served:
             if missing:
                 form = "&".join(f"{word}=…" for word in page.needs)
                 raise ParameterError(f"{missing[0]}: say which, as /{name}?{form}")
-            state = self.state()
-            made = page.make(Asked(self.history, self.comparisons, self.links, given))
-            return 200, render(made, self.links, state)
+            return 200, self._made(name, tuple(sorted(given.items())), self.state())
         except MfpipeError as error:
             return 404 if isinstance(error, StoreError) else 400, self.said("Nothing to show", str(error))
+
+    def _made(self, name: str, given: tuple[tuple[str, str], ...], state: str) -> str:
+        """A page's HTML, made once for each state of the store; the last few are kept."""
+        key = name, given, state
+        html = self._kept.get(key)
+        if html is None:
+            made = PAGES[name].make(Asked(self.history, self.comparisons, self.links, dict(given)))
+            html = render(made, self.links, state)
+        with self._lock:
+            self._kept.pop(key, None)
+            self._kept[key] = html  # the last that was asked for
+            while len(self._kept) > KEPT_PAGES:
+                del self._kept[next(iter(self._kept))]
+        return html
 
     def said(self, title: str, words: str) -> str:
         """A page of words alone."""
@@ -155,7 +170,9 @@ def serving(store: Store, listening: socket.socket, hosts: str = LOOPBACK) -> It
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(THREADS, "mfpipe-page"))
         stop = asyncio.Event()
-        server = HTTPServer(Served(store).application(hosts))
+        pages = Served(store)
+        loop.run_in_executor(None, pages.state)  # reads every manifest before somebody waits for it
+        server = HTTPServer(pages.application(hosts))
         listening.setblocking(False)
         server.add_socket(listening)
         loops.append((loop, stop))
