@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from bokeh.models import ColumnDataSource, DataRange1d, HoverTool
-from bokeh.models.annotations import Span, TeeHead, Whisker
+from bokeh.models.annotations import Span
 from bokeh.plotting import figure
 
 from mfpipe.dashboards.history_reading import StoredModel, StoredVersion
@@ -36,6 +36,7 @@ DAY, NARROWEST = 86_400_000, 5_000  # milliseconds
 _LEGEND = (
     ":host { background: transparent !important; } .bk-label { color: var(--text, #1c1c1c) !important; }"
 )
+MOST_SHARE = 3  # of a limit that is drawn; a date of another year would leave the rest a flat line
 MOST_NAMES = 6  # models with a line of their own; the rest share the last look
 
 
@@ -62,8 +63,9 @@ def _draw(plot: figure, columns: Mapping[str, Any], name: str, legend: str, look
             "when", name, source=source, legend_label=legend, color=colour, line_dash=dash, line_width=2
         )
     plot.scatter(
-        "when", name, source=source, legend_label=legend, color=colour, marker=marker, size=7, name="points"
-    )
+        "when", name, source=source, legend_label=legend, color=colour, marker=marker, size=8, line_width=2,
+        name="points",
+    )  # fmt: skip
 
 
 def _finished(plot: figure, tooltips: list[tuple[str, str]]) -> figure:
@@ -175,7 +177,7 @@ def data(model: StoredModel) -> figure:
 
 def drift(judged: Sequence[Mapping[str, Any]]) -> figure:
     """How far each retrain's data was from the champion's, as shares of what is allowed."""
-    plot = _over_time("share of the limit")
+    plot = _over_time(f"share of the limit (at most {MOST_SHARE})")
     when = _times([datetime.fromisoformat(row["when"]) for row in judged])
     for what, look in zip(judged[0]["drift"], cycle(LOOKS), strict=False):
         shares = [share_of_limit(what, row["drift"][what], row["limits"]) for row in judged]
@@ -183,11 +185,12 @@ def drift(judged: Sequence[Mapping[str, Any]]) -> figure:
             "when": when,
             "what": [what.replace("_", " ")] * len(judged),
             "drift": _floats([row["drift"][what] for row in judged]),
-            "value": _floats(shares),
+            "value": np.minimum(_floats(shares), MOST_SHARE),
+            "share": _floats(shares),
         }
         _draw(plot, columns, "value", what.replace("_", " "), look)
     plot.add_layout(Span(location=1, dimension="width", line_dash="dashed", line_color=GREY, line_width=2))
-    return _finished(plot, [("", "@what"), ("drift", "@drift"), ("share of the limit", "@value")])
+    return _finished(plot, [("", "@what"), ("drift", "@drift"), ("share of the limit", "@share")])
 
 
 def share_of_limit(what: str, value: float | None, limits: Mapping[str, float]) -> float | None:
@@ -228,13 +231,8 @@ def gate(judged: Sequence[Mapping[str, Any]]) -> figure:
         if rows:
             made = _gate_columns(rows)
             _draw(plot, made, "value", decision, look, join=False)
-            lower, upper = (TeeHead(line_color=look[0], size=8) for _ in range(2))
             source = ColumnDataSource(made)
-            whisker = Whisker(
-                base="when", lower="low", upper="high", source=source,
-                line_color=look[0], lower_head=lower, upper_head=upper,
-            )  # fmt: skip
-            plot.add_layout(whisker)
+            plot.segment("when", "low", "when", "high", source=source, color=look[0], line_width=2)
     _draw(plot, _gate_columns(columns), "margin", "margin", LOOKS[-1])
     return _finished(plot, [("", "@words"), ("difference", "@value (@low to @high)"), ("margin", "@margin")])
 

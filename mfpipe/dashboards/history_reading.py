@@ -167,6 +167,8 @@ class History:
                 told.append(self._once(path, _decision, fresh))
             except StoreError as error:
                 problems.append(f"{error}; left out")
+            except (KeyError, TypeError, AttributeError) as error:
+                problems.append(f"{path}: not a decision that this mfpipe reads ({error!r:.200}); left out")
         by_record = {row["version"] for row in told}
         told += [v.decision for v in versions if v.decision and v.number not in by_record]
         retraining = files.is_locked(self.store.path / decisions.DIRECTORY / name / ".lock")
