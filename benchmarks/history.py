@@ -112,8 +112,15 @@ class served:
 def measure(process: psutil.Process, url: str, page, opened: int) -> None:
     """Open the pages, print the seconds, and what it did to the server's memory."""
     address = f"{url}/model?name=m"
-    seconds = [seconds_to_open(page, address, PLOTS) for _ in range(11)]
+    both = [process], [psutil.Process(page.service.process.pid)]
+    before = [cpu_seconds(some) for some in both]
+    seconds = [seconds_to_open(page, address, PLOTS)]
+    first = [cpu_seconds(some) - had for some, had in zip(both, before, strict=True)]
+    seconds += [seconds_to_open(page, address, PLOTS) for _ in range(10)]
     print(f"model page: first {seconds[0]:.2f} s, then median {median(seconds[1:]):.2f} s of 10")
+    print(f"CPU meanwhile: server {first[0]:.2f} s since its start, browser {first[1]:.2f} s, the first time")
+    print(f"each time after: server {(cpu_seconds(both[0]) - before[0] - first[0]) / 10:.3f} s, "
+          f"browser {(cpu_seconds(both[1]) - before[1] - first[1]) / 10:.2f} s")  # fmt: skip
     print(f"all models: {median(seconds_to_open(page, url, 2) for _ in range(5)):.2f} s")
     with urlopen(address) as answer:
         print(f"its HTML: {len(answer.read()) / 1e6:.2f} MB")
@@ -129,6 +136,12 @@ def measure(process: psutil.Process, url: str, page, opened: int) -> None:
     print(f"and after {opened} comparisons: {process.memory_info().rss / 2**20:.0f} MiB, "
           f"{process.num_fds()} files open")  # fmt: skip
     print(json.dumps({"open": seconds}))
+
+
+def cpu_seconds(processes: list[psutil.Process]) -> float:
+    """Of processes and all below them that are still there."""
+    every = {one for process in processes for one in (process, *process.children(recursive=True))}
+    return sum(sum(one.cpu_times()[:2]) for one in every)
 
 
 def seconds_to_open(page, address: str, plots: int) -> float:

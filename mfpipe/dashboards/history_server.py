@@ -99,6 +99,13 @@ class Served:
         except StoreError:
             return UNREADABLE
 
+    def warm(self) -> None:
+        """Read every manifest, and make the pages that take longest, before somebody waits for them."""
+        if self.page("", {})[0] == 200:
+            models = sorted(self.history.look().models.values(), key=lambda model: -len(model.versions))
+            for model in models[: KEPT_PAGES // 2]:
+                self.page("model", {"name": model.name})
+
     def page(self, name: str, given: dict[str, str]) -> tuple[int, str]:
         """The status and HTML of a page."""
         page = PAGES[name]
@@ -171,7 +178,7 @@ def serving(store: Store, listening: socket.socket, hosts: str = LOOPBACK) -> It
         loop.set_default_executor(ThreadPoolExecutor(THREADS, "mfpipe-page"))
         stop = asyncio.Event()
         pages = Served(store)
-        loop.run_in_executor(None, pages.state)  # reads every manifest before somebody waits for it
+        loop.run_in_executor(None, pages.warm)
         server = HTTPServer(pages.application(hosts))
         listening.setblocking(False)
         server.add_socket(listening)
