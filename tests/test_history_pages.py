@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from urllib.error import HTTPError
 from urllib.request import Request as Ask
@@ -401,6 +402,12 @@ def test_pages_are_made_once_for_each_state_and_few_are_kept(store, monkeypatch)
     pages.page("", {})
     assert len(pages._kept) == 3
     assert pages.page("model", {"name": "m"})[1] is first
+    made = []
+    with monkeypatch.context() as patched, ThreadPoolExecutor(4) as pool:
+        patched.setattr(history_server, "render", lambda *given: made.append(given) or "<p>")
+        answers = list(pool.map(lambda _: pages.page("compare", ASKED["compare"]), range(8)))
+    assert answers == [(200, "<p>")] * 8
+    assert len(made) == 1
     store.rollback("m", "3")
     try:
         assert "Version 3 is current" in pages.page("model", {"name": "m"})[1]

@@ -7,7 +7,7 @@ import logging
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -78,6 +78,18 @@ class _Asset(_Handler):
         self.finish(self.served.assets[name])
 
 
+class _Once:
+    """HTML that is made when it is first asked for, and waited for by others who ask meanwhile."""
+
+    def __init__(self, make: Callable[[], str]):
+        self._make, self._lock, self._html = make, threading.Lock(), ""
+
+    def html(self) -> str:
+        with self._lock:
+            self._html = self._html or self._make()
+            return self._html
+
+
 class Served:
     """A store's pages, made when they are asked for.
 
@@ -89,7 +101,7 @@ class Served:
     def __init__(self, store: Store):
         self.history, self.comparisons, self.links = History(store), Comparisons(), Links()
         self.assets = assets()
-        self._kept: dict[tuple, str] = {}
+        self._kept: dict[tuple, _Once] = {}
         self._lock = threading.Lock()
 
     def state(self) -> str:
@@ -114,23 +126,23 @@ class Served:
             if missing:
                 form = "&".join(f"{word}=…" for word in page.needs)
                 raise ParameterError(f"{missing[0]}: say which, as /{name}?{form}")
-            return 200, self._made(name, tuple(sorted(given.items())), self.state())
+            return 200, self._made(name, {word: given[word] for word in page.needs})
         except MfpipeError as error:
             return 404 if isinstance(error, StoreError) else 400, self.said("Nothing to show", str(error))
 
-    def _made(self, name: str, given: tuple[tuple[str, str], ...], state: str) -> str:
+    def _made(self, name: str, given: dict[str, str]) -> str:
         """A page's HTML, made once for each state of the store; the last few are kept."""
-        key = name, given, state
-        html = self._kept.get(key)
-        if html is None:
-            made = PAGES[name].make(Asked(self.history, self.comparisons, self.links, dict(given)))
-            html = render(made, self.links, state)
+        state = self.state()
+        key = (name, state, *given.values())
+        asked = Asked(self.history, self.comparisons, self.links, given)
         with self._lock:
-            self._kept.pop(key, None)
-            self._kept[key] = html  # the last that was asked for
+            once = self._kept.pop(key, None) or _Once(
+                lambda: render(PAGES[name].make(asked), self.links, state)
+            )
+            self._kept[key] = once  # the last that was asked for
             while len(self._kept) > KEPT_PAGES:
                 del self._kept[next(iter(self._kept))]
-        return html
+        return once.html()
 
     def said(self, title: str, words: str) -> str:
         """A page of words alone."""
