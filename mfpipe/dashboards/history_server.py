@@ -8,12 +8,10 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from tornado.httpserver import HTTPServer
-from tornado.ioloop import IOLoop
 from tornado.web import Application, RequestHandler
 
 from mfpipe.dashboards.history import PAGES, Asked, Content, assets, render
@@ -26,7 +24,6 @@ from mfpipe.store import Store
 log = logging.getLogger(__name__)
 
 KEPT_PAGES = 12  # of about a megabyte for a thousand versions
-THREADS = 4  # so that a comparison, which loads factors, keeps no page waiting
 LOOPBACK = r"(localhost|127(\.\d+){3}|\[::1\])(:\d+)?"
 UNREADABLE = "unreadable"
 _HEADERS = {
@@ -38,6 +35,30 @@ _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
+
+
+async def _aside(call: Callable[..., Any], *given: Any) -> Any:
+    """What a call returns, made in a thread that neither other requests nor the process's end wait for.
+
+    Those of an executor are waited for at the end, and a comparison may take longer than one may wait then.
+    """
+    loop = asyncio.get_running_loop()
+    done = loop.create_future()
+
+    def settle(how: Callable[[Any], Any], outcome: Any) -> None:
+        with suppress(RuntimeError):  # the loop is closed, and with it whoever would have been answered
+            loop.call_soon_threadsafe(lambda: done.cancelled() or how(outcome))
+
+    def run() -> None:
+        try:
+            made = call(*given)
+        except Exception as error:
+            settle(done.set_exception, error)
+        else:
+            settle(done.set_result, made)
+
+    threading.Thread(target=run, name="mfpipe-page", daemon=True).start()
+    return await done
 
 
 class _Handler(RequestHandler):
@@ -56,7 +77,7 @@ class _Handler(RequestHandler):
 class _Page(_Handler):
     async def get(self, name: str) -> None:
         given = {key: self.get_query_argument(key) for key in self.request.query_arguments}
-        status, html = await IOLoop.current().run_in_executor(None, self.served.page, name, given)
+        status, html = await _aside(self.served.page, name, given)
         if name == "report":  # its scripts are inside it, and it loads nothing
             policy = _POLICY.replace("script-src 'self'", "script-src 'unsafe-inline'")
             self.set_header("Content-Security-Policy", policy)
@@ -67,7 +88,7 @@ class _Page(_Handler):
 class _State(_Handler):
     async def get(self) -> None:
         self.set_header("Content-Type", "text/plain; charset=utf-8")
-        self.finish(await IOLoop.current().run_in_executor(None, self.served.state))
+        self.finish(await _aside(self.served.state))
 
 
 class _Asset(_Handler):
@@ -187,10 +208,9 @@ def serving(store: Store, listening: socket.socket, hosts: str = LOOPBACK) -> It
 
     async def answer() -> None:
         loop = asyncio.get_running_loop()
-        loop.set_default_executor(ThreadPoolExecutor(THREADS, "mfpipe-page"))
         stop = asyncio.Event()
         pages = Served(store)
-        loop.run_in_executor(None, pages.warm)
+        threading.Thread(target=pages.warm, name="mfpipe-warm", daemon=True).start()
         server = HTTPServer(pages.application(hosts))
         listening.setblocking(False)
         server.add_socket(listening)
