@@ -59,12 +59,12 @@ def history(store: Store, name: str) -> list[dict[str, Any]]:
         `when, decision, version, champion, model, rmse, champion_rmse, words, forced, run`; figures are of
         the held-out rows, and None where there are none.
     """
-    rows = [_row(decision) for decision in _records(store, name)]
+    rows = [row_of(decision) for decision in _records(store, name)]
     told = {row["version"] for row in rows}
     for number in store.numbers(name):
         if number not in told:
             with suppress(StoreError):  # `models verify` says what is damaged
-                rows.append(_of_version(store.version(name, number).manifest))
+                rows.append(row_of_version(store.version(name, number).manifest))
     if not rows:
         store.version(name)  # says that there is no such model, or what is missing
     return sorted(rows, key=lambda row: row["when"])
@@ -86,25 +86,36 @@ def overtaken(store: Store, name: str, due: datetime | None, run: str | None) ->
 
 
 def _records(store: Store, name: str) -> list[dict[str, Any]]:
-    directory = store.path / DIRECTORY / name
-    paths = sorted(directory.iterdir()) if directory.is_dir() else []
     found = []
-    for path in paths:
-        if not _RECORD.fullmatch(path.name):
-            continue
+    for path in record_files(store, name):
         try:
-            decision = json.loads(files.read(path))
-            intact = decision.pop("checksum") == checksum(decision)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            intact = False
-        if intact:
-            found.append(decision)
-        else:
-            log.warning("%s: damaged; left out of the history", path)
+            found.append(read(path))
+        except StoreError as error:
+            log.warning("%s; left out of the history", error)
     return found
 
 
-def _row(decision: dict[str, Any]) -> dict[str, Any]:
+def record_files(store: Store, name: str) -> list[Path]:
+    """Where the decisions about a model's retrains are, oldest first."""
+    directory = store.path / DIRECTORY / name
+    paths = sorted(directory.iterdir()) if directory.is_dir() else []
+    return [path for path in paths if _RECORD.fullmatch(path.name)]
+
+
+def read(path: Path) -> dict[str, Any]:
+    """One decision, as it was written; StoreError if it is damaged."""
+    try:
+        decision = json.loads(files.read(path))
+        intact = decision.pop("checksum") == checksum(decision)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        intact = False
+    if not intact:
+        raise StoreError(f"{path}: damaged")
+    return decision
+
+
+def row_of(decision: dict[str, Any]) -> dict[str, Any]:
+    """A decision as a row of the history."""
     systems = (decision["gate"] or {}).get("systems", {})
     return {
         "when": decision["when"],
@@ -120,10 +131,11 @@ def _row(decision: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _of_version(manifest: dict[str, Any]) -> dict[str, Any]:
+def row_of_version(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A version that no record of a decision tells of, as a row of the history."""
     decision = manifest.get("retrain")
     if decision and not decision.get("evaluated_only"):
-        return _row(decision) | {"version": manifest["version"]}
+        return row_of(decision) | {"version": manifest["version"]}
     what = "evaluated" if decision else "trained"
     words = "the model that a refitted version was judged by" if decision else "by hand, without a gate"
     keys = ("champion", "champion_rmse", "run")

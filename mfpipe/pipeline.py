@@ -380,6 +380,7 @@ def publish(
         "n_iter": fitting.n_iter,
         "converged": fitting.converged,
         "warnings": fitting.warnings,
+        "timings": dict(trained.timings),
         "checksums": checksums(trained.fitted),
         "place": place.settings(),
         **(about or {}),

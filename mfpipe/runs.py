@@ -17,7 +17,7 @@ import re
 import secrets
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -309,8 +309,15 @@ def _still_running(path: Path) -> StoreError:
     return StoreError(f"{path.name}: is still running (process {_order(path)['pid']}); stop it first")
 
 
-def listed(store: Path) -> list[dict[str, Any]]:
-    """Every run that is running or was interrupted: what it is, and how far it is."""
+def _warn(error: StoreError) -> None:
+    log.warning("%s", error)
+
+
+def listed(store: Path, complain: Callable[[StoreError], Any] = _warn) -> list[dict[str, Any]]:
+    """Every run that is running or was interrupted: what it is, and how far it is.
+
+    `complain` is told of those that are damaged, which are left out.
+    """
     directory = store / DIRECTORY
     names = sorted(os.listdir(directory)) if directory.is_dir() else []
     found = []
@@ -322,7 +329,7 @@ def listed(store: Path) -> list[dict[str, Any]]:
             order = _order(path)
             reached = _reached(path)
         except StoreError as error:
-            log.warning("%s", error)
+            complain(error)
             continue
         state = "running" if files.is_locked(path / ".lock") else "interrupted"
         keys = ("run", "name", "model", "started", "pid")
