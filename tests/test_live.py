@@ -15,7 +15,7 @@ from mfpipe.dashboards.fits import KEPT, Fits
 from mfpipe.dashboards.panels import PANELS
 from mfpipe.errors import NumericError
 from mfpipe.evaluate import Holdout
-from mfpipe.executors import executor
+from mfpipe.executors import InProcess, executor
 from mfpipe.fit import fit
 from mfpipe.models import ALS, MODELS, UserMean
 from mfpipe.pipeline import Place, Prepared, fit_and_evaluate, publish
@@ -225,7 +225,7 @@ def test_every_model_is_heard_of_whole_and_none_is_changed(local, small, name):
 
 
 def test_a_hundred_iterations_a_second_are_two_events_a_second_with_all_of_them(local, small):
-    record = fit(ALS(2, max_iter=1), small, _serial(small)).history[0]
+    record = fit(ALS(2, max_iter=1), small, InProcess(small, ALS().storage, 2)).history[0]
     before = len(local.get_events(TOPIC))
     began = time.monotonic()
     feed = Feed(local, ALS(2), small, "fast")
@@ -239,12 +239,6 @@ def test_a_hundred_iterations_a_second_are_two_events_a_second_with_all_of_them(
     heard = [k for message in events for k in message.get("columns", {}).get("iteration", ())]
     assert heard == list(range(1, 201))
     assert seen_of(local)[-1]["columns"]["iteration"] == heard
-
-
-def _serial(ratings):
-    from mfpipe.executors import InProcess
-
-    return InProcess(ratings, ALS().storage, 2)
 
 
 def test_a_resumed_fit_shows_what_it_had_done_before(local, small):
@@ -386,14 +380,10 @@ def test_a_scheduler_may_have_the_page_from_the_start():
             assert b'href="mfpipe"' in answer.read()
 
 
-def about(client="c", **more):
-    return {"name": "n", "client": client, **more}
-
-
 def test_of_many_fits_the_first_to_have_ended_are_forgotten():
     fits = Fits()
     for key in range(KEPT + 5):
-        fits.take({"fit": str(key), "about": about()})
+        fits.take({"fit": str(key), "about": {"name": "n", "client": "c"}})
         if key != 3:
             fits.take({"fit": str(key), "ended": {"state": "converged", "words": []}})
     kept = [seen.key for seen in fits]
