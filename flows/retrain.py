@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from mfpipe_flows import artifacts
 from mfpipe_flows import parameters as p
-from mfpipe_flows.boundaries import BACKOFF, due, only_after, run_id, show_library_log
+from mfpipe_flows.boundaries import BACKOFF, due, only_after, run_id, show_library_log, told_at_the_end
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_link_artifact
 from prefect.cache_policies import NO_CACHE
@@ -146,7 +146,7 @@ def retrain(
         run=run_id(),
     )
     progress = artifacts.Progress(name, max_iter)
-    with retraining(request, Store(store), [progress]) as steps:
+    with told_at_the_end(), retraining(request, Store(store), [progress]) as steps:
         later = overtaken(Store(store), name, due(), run_id())
         if later:
             return Completed(name="Skipped", message=later)

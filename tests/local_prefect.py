@@ -20,15 +20,25 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
+def _check_out(checkout: Path) -> None:
+    checkout.mkdir()
+    for name in ("flows", "data", "prefect.yaml"):
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, checkout / name)
+    ports = {name: free_port() for name in ("PORT", "DASK_PORT", "DASHBOARD_PORT")}
+    (checkout / "ports.json").write_text(json.dumps(ports))
+
+
 class LocalPrefect:
-    """Runs `prefect …`, `up` and `down` in a checkout as a user has it, but with a store of its own."""
+    """Runs `prefect …`, `up` and `down` in a checkout as a user has it, but with a store of its own.
+
+    One that is there already is used again, on the same ports.
+    """
 
     def __init__(self, checkout: Path):
         self.checkout = checkout
-        checkout.mkdir()
-        for name in ("flows", "data", "prefect.yaml"):
-            (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, checkout / name)
-        ports = {name: free_port() for name in ("PORT", "DASK_PORT", "DASHBOARD_PORT")}
+        if not checkout.exists():
+            _check_out(checkout)
+        ports = json.loads((checkout / "ports.json").read_text())
         self.api = f"http://127.0.0.1:{ports['PORT']}/api"
         mine = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
