@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import logging
 import math
+import shlex
 import time
 from contextvars import copy_context
 from html import escape
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -22,6 +24,8 @@ from prefect.artifacts import (
 
 from mfpipe.decision_tables import start_in_words
 from mfpipe.fit import Fit
+from mfpipe.report import write_report
+from mfpipe.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +99,29 @@ def leave(record: dict, fit: Fit | None) -> None:
     create_image_artifact(
         picture(fit.objectives), key="retrain-convergence", description="Objective after each half-step"
     )
+
+
+def leave_report(name: str, version: str, store: str, key: str) -> Path:
+    """Write a version's HTML report beside the store, and an artifact that says where.
+
+    It is no link: browsers follow none from a web page to a file. Reports of versions that are no longer
+    stored are deleted.
+    """
+    directory = Path(store).resolve() / "reports"
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{name}-{version}.html"
+    write_report(Store(store).version(name, version), path)
+    stored = Store(store).numbers(name)
+    for other in directory.glob(f"{name}-*.html"):
+        number = other.stem.removeprefix(f"{name}-")
+        if number.isdigit() and number not in stored:
+            other.unlink(missing_ok=True)
+    command = shlex.join(("mfpipe", "report", f"{name}@{version}", "--store", store, "-o", "report.html"))
+    text = (
+        f"A file of the machine that the run was on:\n\n    {path}\n\nAnew from the store:\n\n    {command}\n"
+    )
+    create_markdown_artifact(text, key=key, description=f"report of {name}@{version}")
+    return path
 
 
 def systems(record: dict) -> list[dict]:

@@ -93,8 +93,8 @@ def up() -> None:
     _wait("server", lambda: _answers(f"{ports.url}/health"))
     _prefect(env, "work-pool", "create", "local", "--type", "process", "--overwrite")
     _prefect(env, "deploy", "--all", "--prefect-file", str(_deployments(ports)))
+    _reconcile(ports, worker_runs="worker" in running)
     if "worker" not in running:
-        _reconcile(ports)
         _start("worker", *wanted["worker"], env)
     _wait("worker", lambda: _worker_is_online(ports))
     _wait("dask-worker", lambda: _dask_workers(ports) > 0)
@@ -210,8 +210,8 @@ def _wait(name: str, answers: Callable[[], bool]) -> None:
         time.sleep(0.3)
 
 
-def _reconcile(ports: Ports) -> None:
-    """Tell Prefect of runs that died together with their worker, which nobody was left to report.
+def _reconcile(ports: Ports, worker_runs: bool) -> None:
+    """Tell Prefect of runs that died together with their worker or the server, which nobody could report.
 
     They would stay Running, and keep the deployment's one place taken.
     """
@@ -222,12 +222,12 @@ def _reconcile(ports: Ports) -> None:
     found = json.loads(_answers(f"{ports.url}/flow_runs/filter", json.dumps(body).encode()) or b"[]")
     for run in found:
         pid = str(run["infrastructure_pid"] or "").rpartition(":")[2]
-        if pid.isdigit() and _runs_a_flow(int(pid)):
+        if _runs_a_flow(int(pid)) if pid.isdigit() else worker_runs:  # which is about to start it
             continue
-        message = "Its process was gone when `make up` started a worker."
+        message = "Its process was gone when `make up` looked."
         state = {"state": {"type": "CRASHED", "name": "Crashed", "message": message}, "force": True}
         _answers(f"{ports.url}/flow_runs/{run['id']}/set_state", json.dumps(state).encode())
-        print(f"{run['name']}: died with its worker; go on with: prefect flow-run retry {run['id']}")
+        print(f"{run['name']}: its process is gone; go on with: prefect flow-run retry {run['id']}")
 
 
 def _runs_a_flow(pid: int) -> bool:

@@ -11,11 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from mfpipe import dataset, runs
+from mfpipe import retraining as nights
 from mfpipe.errors import StoreError
 from mfpipe.fit import Momentum, State, baseline_of
 from mfpipe.fitted import FittedModel
+from mfpipe.gate import GateRules
 from mfpipe.models import ALS
 from mfpipe.models.base import Factors
+from mfpipe.pipeline import Data, Place
+from mfpipe.retraining import Request
 from mfpipe.store import Store
 from tests.faults.points import Operation
 from tests.make import ratings_of
@@ -207,6 +211,55 @@ def _checkpoints(directory: Path, *iterations: int) -> None:
         checkpoint(directory, iteration)
 
 
+def _ratings_until(directory: Path, n: int) -> str:
+    """A file of the first n ratings of a planted model."""
+    rng = np.random.default_rng(3)
+    users, items = rng.normal(0, 1, (40, 2)), rng.normal(0, 1, (30, 2))
+    pairs = rng.permutation(40 * 30)[:n]
+    rating = np.clip(np.round(3 + (users[pairs // 30] * items[pairs % 30]).sum(1)), 1, 5)
+    lines = (f"{pair // 30},{pair % 30},{stars:.0f}\n" for pair, stars in zip(pairs, rating, strict=True))
+    path = directory / "ratings.csv"
+    path.write_text("user,item,rating\n" + "".join(lines))
+    return str(path)
+
+
+def retrain(directory: Path, n: int = 900) -> dict:
+    """One night on the first n ratings, with a checkpoint half-way."""
+    request = Request(
+        Data([_ratings_until(directory, n)], (), "random:0.1"),
+        "m",
+        "als",
+        {"rank": 2, "regularization": 0.1, "max_iter": 40, "tol": 1e-3},
+        Place("serial", partitions=1),
+        rules=GateRules(margin=0.5),  # so few held-out ratings decide nothing more finely
+        checkpoints=runs.Checkpoints(0.0, 2),
+    )
+    return nights.retrain(request, Store(directory / "store"))
+
+
+def retrained(directory: Path) -> tuple:
+    """Every version with the checksums of its factors, the current one, and how many decisions are recorded."""
+    store = Store(directory / "store")
+    versions = [store.version("m", number) for number in store.numbers("m")]
+    assert not [damage for version in versions for damage in version.damage()]
+    factors = tuple((version.number, str(version.manifest["checksums"])) for version in versions)
+    records = list((directory / "store" / ".retrains" / "m").glob("*.json"))
+    return factors, store.current("m"), len(records)
+
+
+def _retrained_again(directory: Path, n: int) -> None:
+    """The same night again: it publishes the same factors, or finds them current, and leaves nothing over."""
+    retrain(directory, n)
+    versions, current, _ = retrained(directory)
+    undisturbed = directory.parent / "undisturbed"
+    if not undisturbed.exists():
+        undisturbed.mkdir()
+        retrain(undisturbed, 800)
+        retrain(undisturbed, n)
+    assert dict(versions)[current] == dict(retrained(undisturbed)[0])["2"]
+    assert {path.name for path in (directory / "store" / ".runs").iterdir()} <= {".lock"}
+
+
 OPERATIONS = {
     "begin a run": Operation(lambda directory: None, begin_run, runs_listed, _begun_again),
     "checkpoint the first": Operation(
@@ -246,6 +299,7 @@ OPERATIONS = {
     "remove": Operation(
         _prepare_remove, lambda directory: Store(directory / "store").remove("m", "3"), stored, _removed
     ),
+    "retrain": Operation(partial(retrain, n=800), retrain, retrained, partial(_retrained_again, n=900)),
     "ingest the first": Operation(lambda directory: None, ingest, ingested, _ingest_again),
     "ingest the next": Operation(ingest, partial(ingest, extra=5), ingested, _ingest_again),
 }
