@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from prefect import get_client, get_run_logger
 from prefect.context import FlowRunContext
 from prefect.states import State
 from prefect.tasks import exponential_backoff
+from rich.console import Console
 
 log = logging.getLogger(__name__)
 
@@ -62,12 +64,20 @@ def told_at_the_end() -> Iterator[None]:
     Without that, the last state of a run that outlived its server is lost after a minute, and the run is
     taken for one that crashed. A cancelled one does not wait.
     """
+    Console.on_broken_pipe = _say_no_more  # type: ignore[method-assign]
     try:
         yield
     except Exception:
         _wait_for_prefect()
         raise
     _wait_for_prefect()
+
+
+def _say_no_more(console: Console) -> None:
+    # The worker reads what this process prints. With the worker gone, rich would end the process.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
 
 
 def _wait_for_prefect() -> None:

@@ -54,6 +54,7 @@ def environment(ports: Ports) -> dict[str, str]:
         "PREFECT_SERVER_API_HOST": HOST,
         "PREFECT_SERVER_API_PORT": str(ports.api),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "true",  # runs after 90 days, not only events after 7
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         "DO_NOT_TRACK": "1",
     }
@@ -87,6 +88,8 @@ def up() -> None:
     _require_same_ports(running, ports)
     _write_settings(ports)
     wanted, env = commands(ports), environment(ports)
+    if "dask-scheduler" not in running and "dask-worker" in running:
+        _end([running.pop("dask-worker")])  # it was the lost scheduler's, and would soon end by itself
     for name in ("server", "dask-scheduler", "dask-worker"):
         if name not in running:
             _start(name, *wanted[name], env)
@@ -106,16 +109,21 @@ def up() -> None:
 def down() -> None:
     """End what `up` started, and nothing else."""
     processes = list(reversed(_running().values()))
+    _end(processes)
+    PROCESSES.unlink(missing_ok=True)
+    if SETTINGS.is_file() and SETTINGS.read_text().startswith(OURS):
+        SETTINGS.unlink()
+    print(f"ended {len(processes)} processes" if processes else "nothing was running")
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    """SIGTERM, and what is left of them or of their children after 20 s is killed."""
     families = [process for each in processes for process in (each, *each.children(recursive=True))]
     for process in processes:
         _signal(process, signal.SIGTERM)
     for process in psutil.wait_procs(families, timeout=20)[1]:
         _signal(process, signal.SIGKILL)
     psutil.wait_procs(families, timeout=5)
-    PROCESSES.unlink(missing_ok=True)
-    if SETTINGS.is_file() and SETTINGS.read_text().startswith(OURS):
-        SETTINGS.unlink()
-    print(f"ended {len(processes)} processes" if processes else "nothing was running")
 
 
 def _signal(process: psutil.Process, number: int) -> None:

@@ -113,7 +113,7 @@ class LocalPrefect:
 
     def wait_for(self, run: str, *states: str) -> dict:
         """The state of a flow run, once it is of one of these types."""
-        return wait_until(lambda: self._state_if(run, states), 120)
+        return wait_until(lambda: self._state_if(run, states), 200)
 
     def _state_if(self, run: str, states: tuple[str, ...]) -> dict | None:
         state = self.ask(f"/flow_runs/{run}")["state"]

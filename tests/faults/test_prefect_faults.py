@@ -87,10 +87,22 @@ def test_a_run_outlives_its_worker(prefect):
     assert len(prefect.decisions("workerless")) == 1
 
 
+def test_a_cluster_that_was_lost_is_tried_again_from_the_last_checkpoint(prefect):
+    run, _ = prefect.begin(
+        "clusterless", f"cluster=tcp://127.0.0.1:{prefect.env['DASK_PORT']}", "max_iter=60"
+    )
+    prefect.kill("dask-scheduler")
+    assert prefect.local("up").returncode == 0
+    state = prefect.wait_for(run, *ENDED)
+    assert state["type"] == "COMPLETED", state
+    assert "lost for good" in logged(prefect, run)
+    assert [found["decision"] for found in prefect.decisions("clusterless")] == ["published"]
+
+
 def test_after_an_outage_one_of_the_nights_that_were_missed_runs(prefect):
     deployment = prefect.ask("/deployments/name/retrain/nightly")
     prefect.kill("worker")
-    first = datetime.now(UTC) + timedelta(seconds=2)
+    first = datetime.now(UTC) + timedelta(seconds=75)  # the scheduler looks every minute
     rule = f"DTSTART:{first:%Y%m%dT%H%M%S}\nRRULE:FREQ=SECONDLY;INTERVAL=5;COUNT=4"
     night = {"schedule": {"rrule": rule, "timezone": "UTC"}, "active": True, "parameters": {"name": "missed"}}
     (made,) = prefect.ask(f"/deployments/{deployment['id']}/schedules", [night])
@@ -109,6 +121,20 @@ def test_after_an_outage_one_of_the_nights_that_were_missed_runs(prefect):
     assert [found["decision"] for found in prefect.decisions("missed")] == ["published"]
 
 
+def test_runs_older_than_90_days_are_deleted_from_prefects_database(prefect, monkeypatch):
+    assert "Completed" in prefect.deployment("retrain/nightly", "name=old", "cluster=serial").stdout
+    (old,) = (run["id"] for run in prefect.runs("old"))
+    with closing(sqlite3.connect(prefect.checkout / ".prefect" / "prefect.db", timeout=60)) as other:
+        other.execute("UPDATE flow_run SET end_time = datetime(end_time, '-91 days') WHERE id = ?", (old,))
+        other.commit()
+    monkeypatch.setitem(prefect.env, "PREFECT_SERVER_SERVICES_DB_VACUUM_LOOP_SECONDS", "5")
+    prefect.kill("server")
+    assert prefect.local("up").returncode == 0
+    wait_until(lambda: not prefect.runs("old"), 60)
+    its = {"flow_runs": {"id": {"any_": [old]}}}
+    wait_until(lambda: not prefect.ask("/artifacts/filter", its), 30)
+
+
 def without_server(home, *command):
     """Where there was to be a server, and how a command ends that needs one."""
     address = f"127.0.0.1:{free_port()}"
@@ -121,16 +147,10 @@ def without_server(home, *command):
     return address, done
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ("-c", "from mfpipe_flows.retrain import retrain; retrain(['ratings.csv'])"),
-        ("-m", "prefect", "--no-prompt", "worker", "start", "--pool", "local", "--type", "process"),
-    ],
-    ids=["the flow", "a worker"],
-)
-def test_what_needs_a_server_and_finds_none_fails_within_30_seconds_naming_its_address(command, tmp_path):
-    address, done = without_server(tmp_path, *command)
+def test_a_flow_that_finds_no_server_fails_within_30_seconds_naming_its_address(tmp_path):
+    address, done = without_server(
+        tmp_path, "-c", "from mfpipe_flows.retrain import retrain; retrain(['ratings.csv'])"
+    )
     assert done.returncode != 0
     assert address in done.stdout + done.stderr
     assert not (tmp_path / "mfpipe-store").exists()
@@ -146,7 +166,8 @@ def test_a_run_cannot_be_created_without_a_server(tmp_path):
 def test_a_retrain_from_the_command_line_needs_no_server(prefect):
     address = f"http://127.0.0.1:{free_port()}/api"
     done = subprocess.run(
-        [sys.executable, "-m", "mfpipe", "retrain", "data/train.csv.gz", "--name", "alone", "--cluster", "serial"],
+        [sys.executable, "-m", "mfpipe", "retrain", "data/train.csv.gz", "--name", "alone",
+         "--cluster", "serial", "--rank", "8", "--regularization", "0.15"],
         env=prefect.env | {"PREFECT_API_URL": address}, cwd=prefect.checkout, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
