@@ -186,11 +186,10 @@ def main() -> None:
         raise SystemExit(up.stdout + up.stderr)
     try:
         until = time.monotonic() + options.seconds
-        for night in range(len(nights.done()), options.nights):
-            if time.monotonic() > until:
-                break
+        while len(nights.done()) < options.nights and time.monotonic() < until:
+            measured = nights.retrain(len(nights.prefect.decisions(NAME)))
             with nights.samples.open("a") as file:
-                file.write(json.dumps(nights.retrain(night)) + "\n")
+                file.write(json.dumps(measured) + "\n")
     finally:
         if not options.leave_up:
             nights.prefect.local("down")

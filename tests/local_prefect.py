@@ -75,7 +75,7 @@ class LocalPrefect:
         """The answer of the server's API to a POST with a body, or to a GET without."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.api + path, data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return json.loads(answer.read())
 
     def processes(self) -> dict[str, dict]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mfpipe import dataset, runs
-from mfpipe import retraining as nights
+from mfpipe.decisions import history as nights_of
 from mfpipe.errors import StoreError
 from mfpipe.fit import Momentum, State, baseline_of
 from mfpipe.fitted import FittedModel
@@ -20,6 +20,7 @@ from mfpipe.models import ALS
 from mfpipe.models.base import Factors
 from mfpipe.pipeline import Data, Place
 from mfpipe.retraining import Request
+from mfpipe.retraining import retrain as one_night
 from mfpipe.store import Store
 from tests.faults.points import Operation
 from tests.make import ratings_of
@@ -234,29 +235,38 @@ def retrain(directory: Path, n: int = 900) -> dict:
         rules=GateRules(margin=0.5),  # so few held-out ratings decide nothing more finely
         checkpoints=runs.Checkpoints(0.0, 2),
     )
-    return nights.retrain(request, Store(directory / "store"))
+    return one_night(request, Store(directory / "store"))
 
 
 def retrained(directory: Path) -> tuple:
-    """Every version with the checksums of its factors, the current one, and how many decisions are recorded."""
+    """Every version, each with the factors of an undisturbed night, and the current one."""
     store = Store(directory / "store")
-    versions = [store.version("m", number) for number in store.numbers("m")]
-    assert not [damage for version in versions for damage in version.damage()]
-    factors = tuple((version.number, str(version.manifest["checksums"])) for version in versions)
-    records = list((directory / "store" / ".retrains" / "m").glob("*.json"))
-    return factors, store.current("m"), len(records)
+    numbers = tuple(store.numbers("m"))
+    for number in numbers:
+        version = store.version("m", number)
+        assert version.damage() == []
+        assert version.manifest["checksums"] == _undisturbed(directory.parent)[number != "1"]
+    assert len(nights_of(store, "m")) >= len(numbers)
+    return numbers, store.current("m")
 
 
-def _retrained_again(directory: Path, n: int) -> None:
-    """The same night again: it publishes the same factors, or finds them current, and leaves nothing over."""
-    retrain(directory, n)
-    versions, current, _ = retrained(directory)
-    undisturbed = directory.parent / "undisturbed"
-    if not undisturbed.exists():
-        undisturbed.mkdir()
-        retrain(undisturbed, 800)
-        retrain(undisturbed, n)
-    assert dict(versions)[current] == dict(retrained(undisturbed)[0])["2"]
+@cache
+def _undisturbed(directory: Path) -> list[dict]:
+    """The checksums of the factors of two nights in a row."""
+    nights = directory / "undisturbed"
+    for n in (800, 900):
+        nights.mkdir(exist_ok=True)
+        retrain(nights, n)
+    store = Store(nights / "store")
+    return [store.version("m", number).manifest["checksums"] for number in ("1", "2")]
+
+
+def _retrained_again(directory: Path) -> None:
+    """The same night again publishes, or finds current what it would; the next leaves no run over."""
+    retrain(directory)
+    numbers, current = retrained(directory)
+    assert current == numbers[-1] != "1"
+    retrain(directory, 1000)
     assert {path.name for path in (directory / "store" / ".runs").iterdir()} <= {".lock"}
 
 
@@ -299,7 +309,7 @@ OPERATIONS = {
     "remove": Operation(
         _prepare_remove, lambda directory: Store(directory / "store").remove("m", "3"), stored, _removed
     ),
-    "retrain": Operation(partial(retrain, n=800), retrain, retrained, partial(_retrained_again, n=900)),
+    "retrain": Operation(partial(retrain, n=800), retrain, retrained, _retrained_again, ((("1", "2"), "1"),)),
     "ingest the first": Operation(lambda directory: None, ingest, ingested, _ingest_again),
     "ingest the next": Operation(ingest, partial(ingest, extra=5), ingested, _ingest_again),
 }

