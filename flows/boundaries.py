@@ -64,7 +64,7 @@ def told_at_the_end() -> Iterator[None]:
     Without that, the last state of a run that outlived its server is lost after a minute, and the run is
     taken for one that crashed. A cancelled one does not wait.
     """
-    Console.on_broken_pipe = _say_no_more  # type: ignore[method-assign]
+    Console.on_broken_pipe = _say_no_more
     try:
         yield
     except Exception:
