@@ -100,7 +100,7 @@ class LocalPrefect:
         assert created.returncode == 0, created.stdout
         (run,) = self.runs(name)
         home = self.checkout / "mfpipe-store" / ".runs" / f"prefect-{run['id']}"
-        wait_until(lambda: list(home.glob("checkpoint-*")), 90)
+        wait_until(lambda: list(home.glob("checkpoint-*")), 150)
         (child,) = psutil.Process(self.processes()["worker"]["pid"]).children()
         return run["id"], child
 
