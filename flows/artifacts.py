@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import base64
+import logging
 import math
+import shlex
 import time
+from contextvars import copy_context
 from html import escape
+from pathlib import Path
+from threading import Thread
 from typing import Any
 
+from httpx import HTTPError
 from prefect.artifacts import (
     create_image_artifact,
     create_markdown_artifact,
@@ -18,6 +24,10 @@ from prefect.artifacts import (
 
 from mfpipe.decision_tables import start_in_words
 from mfpipe.fit import Fit
+from mfpipe.report import write_report
+from mfpipe.store import Store
+
+log = logging.getLogger(__name__)
 
 UPDATE_SECONDS = 2.0
 SHOWN = 200  # half-steps of a table or picture: of a longer fit, evenly chosen ones and the last
@@ -30,25 +40,37 @@ def escaped(text: Any) -> str:
 
 
 class Progress:
-    """A progress artifact that a fit's iterations update, though not more often than every two seconds."""
+    """A progress artifact that follows a fit, at most every two seconds, and never keeps it waiting.
+
+    It is sent from a thread of its own: where the server is gone or its database locked, Prefect's client
+    waits for a minute before it raises.
+    """
 
     def __init__(self, name: str, max_iter: int | None):
         self.max_iter = max_iter or 50
         self.artifact = create_progress_artifact(0.0, key="retrain-progress", description=f"Fit of {name}")
         self._due = time.monotonic() + UPDATE_SECONDS
+        self._sender: Thread | None = None
 
     def __call__(self, record: dict) -> None:
         """Take note of an iteration."""
-        if time.monotonic() >= self._due:
-            self._show(min(99.0, 100 * record["iteration"] / self.max_iter))
+        busy = self._sender is not None and self._sender.is_alive()
+        if busy or time.monotonic() < self._due:
+            return
+        percent = min(99.0, 100 * record["iteration"] / self.max_iter)
+        self._due = time.monotonic() + UPDATE_SECONDS
+        self._sender = Thread(target=copy_context().run, args=(self._show, percent), daemon=True)
+        self._sender.start()
 
     def done(self) -> None:
         """Nothing is left to do."""
         self._show(100.0)
 
     def _show(self, percent: float) -> None:
-        update_progress_artifact(self.artifact, percent)
-        self._due = time.monotonic() + UPDATE_SECONDS
+        try:
+            update_progress_artifact(self.artifact, percent)
+        except HTTPError as error:
+            log.warning("the progress is not shown in Prefect (%s: %s)", type(error).__name__, error)
 
 
 def leave(record: dict, fit: Fit | None) -> None:
@@ -77,6 +99,29 @@ def leave(record: dict, fit: Fit | None) -> None:
     create_image_artifact(
         picture(fit.objectives), key="retrain-convergence", description="Objective after each half-step"
     )
+
+
+def leave_report(name: str, version: str, store: str, key: str) -> Path:
+    """Write a version's HTML report beside the store, and an artifact that says where.
+
+    It is no link: browsers follow none from a web page to a file. Reports of versions that are no longer
+    stored are deleted.
+    """
+    directory = Path(store).resolve() / "reports"
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{name}-{version}.html"
+    write_report(Store(store).version(name, version), path)
+    stored = Store(store).numbers(name)
+    for other in directory.glob(f"{name}-*.html"):
+        number = other.stem.removeprefix(f"{name}-")
+        if number.isdigit() and number not in stored:
+            other.unlink(missing_ok=True)
+    command = shlex.join(("mfpipe", "report", f"{name}@{version}", "--store", store, "-o", "report.html"))
+    text = (
+        f"A file of the machine that the run was on:\n\n    {path}\n\nAnew from the store:\n\n    {command}\n"
+    )
+    create_markdown_artifact(text, key=key, description=f"report of {name}@{version}")
+    return path
 
 
 def systems(record: dict) -> list[dict]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mfpipe_flows import parameters as p
+from mfpipe_flows.boundaries import told_at_the_end
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
 
@@ -39,6 +40,7 @@ def compare(
     record: p.Record = None,
     cluster: p.Cluster = "local",
     workers: p.Count = None,
+    allow_remote: p.AllowRemote = False,
     systems: p.SystemsFile = None,
 ) -> None:
     """Fit every system serially, in threads and on a Dask cluster, and hold them against each other."""
@@ -54,7 +56,9 @@ def compare(
         chosen = dict(zip(MODELS, models_from(list(MODELS), params), strict=True))
     else:
         chosen = read_systems(systems, params)
-    found = compare_all(Data(ratings, test, holdout), chosen, Place(cluster, workers), record)
+    place = Place(cluster, workers, allow_remote=allow_remote)
+    with told_at_the_end():
+        found = compare_all(Data(ratings, test, holdout), chosen, place, record)
     rows = [
         {
             "system": row["label"],

@@ -54,6 +54,7 @@ def environment(ports: Ports) -> dict[str, str]:
         "PREFECT_SERVER_API_HOST": HOST,
         "PREFECT_SERVER_API_PORT": str(ports.api),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "true",  # runs after 90 days, not only events after 7
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         "DO_NOT_TRACK": "1",
     }
@@ -87,14 +88,16 @@ def up() -> None:
     _require_same_ports(running, ports)
     _write_settings(ports)
     wanted, env = commands(ports), environment(ports)
+    if "dask-scheduler" not in running and "dask-worker" in running:
+        _end([running.pop("dask-worker")])  # it was the lost scheduler's, and would soon end by itself
     for name in ("server", "dask-scheduler", "dask-worker"):
         if name not in running:
             _start(name, *wanted[name], env)
     _wait("server", lambda: _answers(f"{ports.url}/health"))
     _prefect(env, "work-pool", "create", "local", "--type", "process", "--overwrite")
     _prefect(env, "deploy", "--all", "--prefect-file", str(_deployments(ports)))
+    _reconcile(ports, worker_runs="worker" in running)
     if "worker" not in running:
-        _reconcile(ports)
         _start("worker", *wanted["worker"], env)
     _wait("worker", lambda: _worker_is_online(ports))
     _wait("dask-worker", lambda: _dask_workers(ports) > 0)
@@ -106,16 +109,21 @@ def up() -> None:
 def down() -> None:
     """End what `up` started, and nothing else."""
     processes = list(reversed(_running().values()))
+    _end(processes)
+    PROCESSES.unlink(missing_ok=True)
+    if SETTINGS.is_file() and SETTINGS.read_text().startswith(OURS):
+        SETTINGS.unlink()
+    print(f"ended {len(processes)} processes" if processes else "nothing was running")
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    """SIGTERM, and what is left of them or of their children after 20 s is killed."""
     families = [process for each in processes for process in (each, *each.children(recursive=True))]
     for process in processes:
         _signal(process, signal.SIGTERM)
     for process in psutil.wait_procs(families, timeout=20)[1]:
         _signal(process, signal.SIGKILL)
     psutil.wait_procs(families, timeout=5)
-    PROCESSES.unlink(missing_ok=True)
-    if SETTINGS.is_file() and SETTINGS.read_text().startswith(OURS):
-        SETTINGS.unlink()
-    print(f"ended {len(processes)} processes" if processes else "nothing was running")
 
 
 def _signal(process: psutil.Process, number: int) -> None:
@@ -210,8 +218,8 @@ def _wait(name: str, answers: Callable[[], bool]) -> None:
         time.sleep(0.3)
 
 
-def _reconcile(ports: Ports) -> None:
-    """Tell Prefect of runs that died together with their worker, which nobody was left to report.
+def _reconcile(ports: Ports, worker_runs: bool) -> None:
+    """Tell Prefect of runs that died together with their worker or the server, which nobody could report.
 
     They would stay Running, and keep the deployment's one place taken.
     """
@@ -222,12 +230,12 @@ def _reconcile(ports: Ports) -> None:
     found = json.loads(_answers(f"{ports.url}/flow_runs/filter", json.dumps(body).encode()) or b"[]")
     for run in found:
         pid = str(run["infrastructure_pid"] or "").rpartition(":")[2]
-        if pid.isdigit() and _runs_a_flow(int(pid)):
+        if _runs_a_flow(int(pid)) if pid.isdigit() else worker_runs:  # which is about to start it
             continue
-        message = "Its process was gone when `make up` started a worker."
+        message = "Its process was gone when `make up` looked."
         state = {"state": {"type": "CRASHED", "name": "Crashed", "message": message}, "force": True}
         _answers(f"{ports.url}/flow_runs/{run['id']}/set_state", json.dumps(state).encode())
-        print(f"{run['name']}: died with its worker; go on with: prefect flow-run retry {run['id']}")
+        print(f"{run['name']}: its process is gone; go on with: prefect flow-run retry {run['id']}")
 
 
 def _runs_a_flow(pid: int) -> bool:

@@ -49,6 +49,10 @@ Cluster = Annotated[
         pattern=r"^(serial|threads|local|[a-z]+://.+)$", description="serial, threads, local or an address"
     ),
 ]
+AllowRemote = Annotated[
+    bool,
+    Field(description="Let a scheduler on another machine do without TLS, where the network is trusted"),
+]
 Rank = Annotated[int, Field(ge=1, le=4096, description="Number of latent factors")]
 Regularization = Annotated[float, Field(ge=0, allow_inf_nan=False, description="λ of the objective")]
 Weighting = Annotated[Literal["uniform", "count"], Field(description="How λ is weighted over rows")]

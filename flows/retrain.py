@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 from mfpipe_flows import artifacts
 from mfpipe_flows import parameters as p
-from mfpipe_flows.boundaries import BACKOFF, due, only_after, run_id, show_library_log
+from mfpipe_flows.boundaries import BACKOFF, due, only_after, run_id, show_library_log, told_at_the_end
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_link_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed, State
 from pydantic import Field
@@ -19,7 +17,6 @@ from mfpipe.drift import Limits
 from mfpipe.errors import ClusterError, StoreError
 from mfpipe.gate import GateRules
 from mfpipe.pipeline import Data, Place
-from mfpipe.report import write_report
 from mfpipe.retraining import Request, Steps, retraining
 from mfpipe.runs import Checkpoints
 from mfpipe.store import Store
@@ -66,13 +63,8 @@ def publish(steps: Steps) -> dict:
 
 @task(task_run_name="report {name}", **SETTINGS)
 def report(name: str, version: str, store: str) -> str:
-    """Write the version's HTML report beside the store, with a link to it."""
-    path = Path(store).resolve() / "reports" / f"{name}-{version}.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_report(Store(store).version(name, version), path)
-    text = f"{path} (browsers do not open file links from web pages: copy the address)"
-    create_link_artifact(path.as_uri(), text, key="retrain-report", description=f"report of {name}@{version}")
-    return str(path)
+    """Write the version's HTML report beside the store; where it is."""
+    return str(artifacts.leave_report(name, version, store, "retrain-report"))
 
 
 @flow(name="retrain", flow_run_name="retrain {name}", persist_result=False)
@@ -94,6 +86,7 @@ def retrain(
     workers: p.Count = None,
     threads_per_worker: p.Count = None,
     partitions: p.Count = None,
+    allow_remote: p.AllowRemote = False,
     update: Annotated[bool, Field(description="Solve rows touched by new ratings first")] = False,
     cold_start: Annotated[bool, Field(description="Not from the current version's factors")] = False,
     refit: Annotated[bool, Field(description="Publish a fit on all rows, once it has passed")] = False,
@@ -134,7 +127,7 @@ def retrain(
         name,
         model,
         {key: value for key, value in params.items() if value is not None},
-        Place(cluster, workers, threads_per_worker, partitions),
+        Place(cluster, workers, threads_per_worker, partitions, allow_remote=allow_remote),
         update=update,
         cold_start=cold_start,
         refit=refit,
@@ -146,7 +139,7 @@ def retrain(
         run=run_id(),
     )
     progress = artifacts.Progress(name, max_iter)
-    with retraining(request, Store(store), [progress]) as steps:
+    with told_at_the_end(), retraining(request, Store(store), [progress]) as steps:
         later = overtaken(Store(store), name, due(), run_id())
         if later:
             return Completed(name="Skipped", message=later)

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from mfpipe_flows import parameters as p
+from mfpipe_flows.artifacts import leave_report
+from mfpipe_flows.boundaries import told_at_the_end
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from mfpipe.models import MODELS
 from mfpipe.pipeline import Data, Place, models_from
 from mfpipe.pipeline import train as train_and_store
-from mfpipe.report import write_report
 from mfpipe.store import Store
 
 
@@ -29,10 +30,7 @@ def train_model(data: Data, model: Any, name: str, store: str, place: Place) -> 
 @task(name="report", task_run_name="report {name}")
 def report_model(record: dict, name: str, store: str) -> Path:
     """Write the version's HTML report beside the store, and the artifacts of the run."""
-    path = Path(store).resolve() / "reports" / f"{name}-{record['version']}.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_report(Store(store).version(name, record["version"]), path)
-    create_link_artifact(path.as_uri(), f"report of {name}@{record['version']}", key="train-report")
+    path = leave_report(name, record["version"], store, "train-report")
     create_table_artifact(
         [{"stage": stage, "seconds": round(seconds, 3)} for stage, seconds in record["timings"].items()],
         key="train-timings",
@@ -81,6 +79,7 @@ def train(
     workers: p.Count = None,
     threads_per_worker: p.Count = None,
     partitions: p.Count = None,
+    allow_remote: p.AllowRemote = False,
 ) -> str:
     """Fit, evaluate and store a model.
 
@@ -100,7 +99,8 @@ def train(
     }
     own = MODELS[model].__dataclass_fields__
     (made,) = models_from([model], {key: value for key, value in params.items() if key in own})
-    place = Place(cluster, workers, threads_per_worker, partitions)
-    record = train_model(Data(ratings, test, holdout), made, name, store, place)
+    place = Place(cluster, workers, threads_per_worker, partitions, allow_remote=allow_remote)
+    with told_at_the_end():
+        record = train_model(Data(ratings, test, holdout), made, name, store, place)
     report_model(record, name, store)
     return f"{name}@{record['version']}"

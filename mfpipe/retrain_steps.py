@@ -15,6 +15,7 @@ import numpy as np
 from mfpipe import decisions, runs
 from mfpipe.champion import Champion
 from mfpipe.drift import drift, too_far
+from mfpipe.errors import StoreError
 from mfpipe.executors import executor
 from mfpipe.fit import State
 from mfpipe.fitted import FittedModel
@@ -317,7 +318,13 @@ class Steps:
         if self.decision == "refused":
             log.warning("refused: %s", self.words)
         record = self._record()
-        decisions.write(self.store, record)
+        try:
+            decisions.write(self.store, record)
+        except StoreError as error:
+            if self.version is None:
+                raise
+            label = f"{self.request.name}@{self.version}"
+            raise StoreError(f"{label} is published, but its decision is not recorded: {error}") from error
         return record
 
     def _record(self) -> dict:

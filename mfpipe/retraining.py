@@ -120,10 +120,10 @@ def retraining(
     """
     store.require_writable(request.name)
     lock = decisions.home(store, request.name) / ".lock"
-    if files.is_locked(lock):
-        stage(f"{request.name} is being retrained by another process; waiting for it to end")
     began = time.perf_counter()
     try:
+        if files.is_locked(lock):
+            stage(f"{request.name} is being retrained by another process; waiting for it to end")
         held = files.locked(lock)
         held.__enter__()
     except OSError as error:

@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).parents[1]
+LONG = ("cluster=serial", "dtype=float64", "tol=0", "max_iter=2500", "checkpoint_seconds=0.3")
 
 
 def free_port() -> str:
@@ -20,15 +26,25 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
+def _check_out(checkout: Path) -> None:
+    checkout.mkdir()
+    for name in ("flows", "data", "prefect.yaml"):
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, checkout / name)
+    ports = {name: free_port() for name in ("PORT", "DASK_PORT", "DASHBOARD_PORT")}
+    (checkout / "ports.json").write_text(json.dumps(ports))
+
+
 class LocalPrefect:
-    """Runs `prefect …`, `up` and `down` in a checkout as a user has it, but with a store of its own."""
+    """Runs `prefect …`, `up` and `down` in a checkout as a user has it, but with a store of its own.
+
+    One that is there already is used again, on the same ports.
+    """
 
     def __init__(self, checkout: Path):
         self.checkout = checkout
-        checkout.mkdir()
-        for name in ("flows", "data", "prefect.yaml"):
-            (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, checkout / name)
-        ports = {name: free_port() for name in ("PORT", "DASK_PORT", "DASHBOARD_PORT")}
+        if not checkout.exists():
+            _check_out(checkout)
+        ports = json.loads((checkout / "ports.json").read_text())
         self.api = f"http://127.0.0.1:{ports['PORT']}/api"
         mine = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -59,7 +75,7 @@ class LocalPrefect:
         """The answer of the server's API to a POST with a body, or to a GET without."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.api + path, data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return json.loads(answer.read())
 
     def processes(self) -> dict[str, dict]:
@@ -73,3 +89,60 @@ class LocalPrefect:
         found = self.mfpipe("models", "history", name, "--json")
         assert found.returncode == 0, found.stderr
         return json.loads(found.stdout)["history"]
+
+    def runs(self, name: str) -> list[dict]:
+        """The flow runs that retrain a model of that name."""
+        return [run for run in self.ask("/flow_runs/filter", {}) if run["parameters"].get("name") == name]
+
+    def begin(self, name: str, *more: str) -> tuple[str, psutil.Process]:
+        """Start a long retrain; its flow run's id and process, once it has a checkpoint."""
+        created = self.deployment("retrain/nightly", f"name={name}", *LONG, *more, watch=False)
+        assert created.returncode == 0, created.stdout
+        (run,) = self.runs(name)
+        home = self.checkout / "mfpipe-store" / ".runs" / f"prefect-{run['id']}"
+        wait_until(lambda: list(home.glob("checkpoint-*")), 150)
+        (child,) = psutil.Process(self.processes()["worker"]["pid"]).children()
+        return run["id"], child
+
+    def kill(self, *names: str) -> None:
+        """SIGKILL for what `up` started under these names."""
+        killed = [psutil.Process(self.processes()[name]["pid"]) for name in names]
+        for process in killed:
+            process.send_signal(signal.SIGKILL)
+        psutil.wait_procs(killed, timeout=10)
+
+    def wait_for(self, run: str, *states: str) -> dict:
+        """The state of a flow run, once it is of one of these types."""
+        return wait_until(lambda: self._state_if(run, states), 200)
+
+    def _state_if(self, run: str, states: tuple[str, ...]) -> dict | None:
+        state = self.ask(f"/flow_runs/{run}")["state"]
+        return state if state["type"] in states else None
+
+    def decisions(self, name: str) -> list[dict]:
+        """What the store says has become of a model's retrains, without asking anybody."""
+        found = sorted((self.checkout / "mfpipe-store" / ".retrains" / name).glob("*.json"))
+        return [json.loads(path.read_text()) for path in found]
+
+    def checksums(self, name: str) -> dict:
+        """Those of the factors of its first version."""
+        manifest = self.checkout / "mfpipe-store" / name / "1" / "manifest.json"
+        return json.loads(manifest.read_text())["checksums"]
+
+    def undisturbed(self, name: str) -> dict:
+        """The checksums of what `begin` starts, fitted without a break."""
+        found = self.mfpipe(
+            "retrain", "data/train.csv.gz", "--name", name, "--cluster", "serial", "--rank", "8",
+            "--regularization", "0.15", "--dtype", "float64", "--tol", "0", "--max-iter", "2500",
+        )  # fmt: skip
+        assert found.returncode == 0, found.stderr
+        return self.checksums(name)
+
+
+def wait_until(found: Callable, seconds: float):
+    """What `found` returns, once that is something."""
+    deadline = time.monotonic() + seconds
+    while not (answer := found()):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    return answer

@@ -61,6 +61,17 @@ def test_bad_input_fails_the_run_and_publishes_nothing(prefect):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("allowed", "message"), [("false", "unencrypted"), ("true", "no Dask scheduler answers")]
+)
+def test_a_cluster_on_another_machine_without_tls_takes_allow_remote(prefect, allowed, message):
+    elsewhere = ("cluster=tcp://192.0.2.1:8786", f"allow_remote={allowed}", f"name=remote-{allowed}")
+    assert "Failed" in prefect.deployment("train/manual", *elsewhere).stdout
+    (run,) = prefect.runs(f"remote-{allowed}")
+    assert message in run["state"]["message"]
+
+
+@pytest.mark.slow
 def test_compare_takes_systems_from_a_file(prefect):
     two = '[[system]]\nlabel = "low"\nmodel = "als"\nrank = 2\n[[system]]\nmodel = "als"\n'
     (prefect.checkout / "systems.toml").write_text(two)

@@ -2,8 +2,6 @@
 
 import gzip
 import json
-import os
-import signal
 import time
 from datetime import datetime
 
@@ -13,7 +11,6 @@ import pytest
 
 pytest.importorskip("prefect")
 pytestmark = pytest.mark.timeout(240)
-LONG = ("cluster=serial", "dtype=float64", "tol=0", "max_iter=2500", "checkpoint_seconds=0.3")
 
 
 @pytest.fixture(scope="session")
@@ -109,79 +106,15 @@ def test_up_twice_and_nothing_is_started_again(prefect):
     assert prefect.processes() == before
 
 
-def begin(prefect, name, *more):
-    """Start a long retrain; the ids of its flow run and the process of its worker's child, once it has a checkpoint."""
-    created = prefect.deployment("retrain/nightly", f"name={name}", *LONG, *more, watch=False)
-    assert created.returncode == 0, created.stdout
-    (run,) = [r for r in runs(prefect) if r["parameters"].get("name") == name]
-    home = prefect.checkout / "mfpipe-store" / ".runs" / f"prefect-{run['id']}"
-    deadline = time.monotonic() + 90
-    while not list(home.glob("checkpoint-*")):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    (child,) = psutil.Process(prefect.processes()["worker"]["pid"]).children()
-    return run["id"], child.pid
-
-
-def wait_for(prefect, run, *states):
-    deadline = time.monotonic() + 120
-    while (state := prefect.ask(f"/flow_runs/{run}")["state"])["type"] not in states:
-        assert time.monotonic() < deadline, state
-        time.sleep(0.5)
-    return state
-
-
-def undisturbed(prefect, name):
-    found = prefect.mfpipe(
-        "retrain", "data/train.csv.gz", "--name", name, "--cluster", "serial", "--rank", "8", "--regularization",
-        "0.15", "--dtype", "float64", "--tol", "0", "--max-iter", "2500",
-    )  # fmt: skip
-    assert found.returncode == 0, found.stderr
-    return checksums(prefect, name)
-
-
-def checksums(prefect, name):
-    path = prefect.checkout / "mfpipe-store" / name / "1" / "manifest.json"
-    return json.loads(path.read_text())["checksums"]
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on_from_its_checkpoint_and_gives_the_same_factors(prefect):
-    run, child = begin(prefect, "killed")
-    os.kill(child, signal.SIGKILL)
-    assert "SIGKILL" in wait_for(prefect, run, "CRASHED")["message"]
-    time.sleep(8)  # Prefect may report it a second time, and overwrite a retry made in between
-    assert prefect("flow-run", "retry", run).returncode == 0
-    wait_for(prefect, run, "COMPLETED")
-    assert "was interrupted: going on from iteration" in prefect("flow-run", "logs", run).stdout
-    assert checksums(prefect, "killed") == undisturbed(prefect, "killed-not")
-
-
-@pytest.mark.slow
-def test_a_run_that_died_with_its_worker_is_reconciled_and_goes_on(prefect):
-    run, child = begin(prefect, "both")
-    os.kill(prefect.processes()["worker"]["pid"], signal.SIGKILL)
-    os.kill(child, signal.SIGKILL)
-    up = prefect.local("up")
-    assert run in up.stdout
-    assert prefect.ask(f"/flow_runs/{run}")["state"]["type"] == "CRASHED"
-    assert prefect("flow-run", "retry", run).returncode == 0
-    wait_for(prefect, run, "COMPLETED")
-    assert "was interrupted: going on from iteration" in prefect("flow-run", "logs", run).stdout
-
-
 @pytest.mark.slow
 def test_a_second_run_is_cancelled_and_a_cancelled_one_can_go_on(prefect):
-    run, child = begin(prefect, "cancelled", "max_iter=20000")
+    run, child = prefect.begin("cancelled", "max_iter=20000")
     second = prefect.deployment("retrain/nightly", "name=second")
     assert "Cancelled" in second.stdout
     assert not (prefect.checkout / "mfpipe-store" / "second").exists()
     assert prefect("flow-run", "cancel", run).returncode == 0
-    wait_for(prefect, run, "CANCELLED")
-    deadline = time.monotonic() + 40
-    while psutil.pid_exists(child):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    prefect.wait_for(run, "CANCELLED")
+    child.wait(40)
     (left,) = [
         r for r in json.loads(prefect.mfpipe("runs", "--json").stdout)["runs"] if r["name"] == "cancelled"
     ]

@@ -11,11 +11,16 @@ from pathlib import Path
 import numpy as np
 
 from mfpipe import dataset, runs
+from mfpipe.decisions import history as nights_of
 from mfpipe.errors import StoreError
 from mfpipe.fit import Momentum, State, baseline_of
 from mfpipe.fitted import FittedModel
+from mfpipe.gate import GateRules
 from mfpipe.models import ALS
 from mfpipe.models.base import Factors
+from mfpipe.pipeline import Data, Place
+from mfpipe.retraining import Request
+from mfpipe.retraining import retrain as one_night
 from mfpipe.store import Store
 from tests.faults.points import Operation
 from tests.make import ratings_of
@@ -207,6 +212,64 @@ def _checkpoints(directory: Path, *iterations: int) -> None:
         checkpoint(directory, iteration)
 
 
+def _ratings_until(directory: Path, n: int) -> str:
+    """A file of the first n ratings of a planted model."""
+    rng = np.random.default_rng(3)
+    users, items = rng.normal(0, 1, (40, 2)), rng.normal(0, 1, (30, 2))
+    pairs = rng.permutation(40 * 30)[:n]
+    rating = np.clip(np.round(3 + (users[pairs // 30] * items[pairs % 30]).sum(1)), 1, 5)
+    lines = (f"{pair // 30},{pair % 30},{stars:.0f}\n" for pair, stars in zip(pairs, rating, strict=True))
+    path = directory / "ratings.csv"
+    path.write_text("user,item,rating\n" + "".join(lines))
+    return str(path)
+
+
+def retrain(directory: Path, n: int = 900) -> dict:
+    """One night on the first n ratings, with a checkpoint half-way."""
+    request = Request(
+        Data([_ratings_until(directory, n)], (), "random:0.1"),
+        "m",
+        "als",
+        {"rank": 2, "regularization": 0.1, "max_iter": 40, "tol": 1e-3},
+        Place("serial", partitions=1),
+        rules=GateRules(margin=0.5),  # so few held-out ratings decide nothing more finely
+        checkpoints=runs.Checkpoints(0.0, 2),
+    )
+    return one_night(request, Store(directory / "store"))
+
+
+def retrained(directory: Path) -> tuple:
+    """Every version, each with the factors of an undisturbed night, and the current one."""
+    store = Store(directory / "store")
+    numbers = tuple(store.numbers("m"))
+    for number in numbers:
+        version = store.version("m", number)
+        assert version.damage() == []
+        assert version.manifest["checksums"] == _undisturbed(directory.parent)[number != "1"]
+    assert len(nights_of(store, "m")) >= len(numbers)
+    return numbers, store.current("m")
+
+
+@cache
+def _undisturbed(directory: Path) -> list[dict]:
+    """The checksums of the factors of two nights in a row."""
+    nights = directory / "undisturbed"
+    for n in (800, 900):
+        nights.mkdir(exist_ok=True)
+        retrain(nights, n)
+    store = Store(nights / "store")
+    return [store.version("m", number).manifest["checksums"] for number in ("1", "2")]
+
+
+def _retrained_again(directory: Path) -> None:
+    """The same night again publishes, or finds current what it would; the next leaves no run over."""
+    retrain(directory)
+    numbers, current = retrained(directory)
+    assert current == numbers[-1] != "1"
+    retrain(directory, 1000)
+    assert {path.name for path in (directory / "store" / ".runs").iterdir()} <= {".lock"}
+
+
 OPERATIONS = {
     "begin a run": Operation(lambda directory: None, begin_run, runs_listed, _begun_again),
     "checkpoint the first": Operation(
@@ -246,6 +309,7 @@ OPERATIONS = {
     "remove": Operation(
         _prepare_remove, lambda directory: Store(directory / "store").remove("m", "3"), stored, _removed
     ),
+    "retrain": Operation(partial(retrain, n=800), retrain, retrained, _retrained_again, ((("1", "2"), "1"),)),
     "ingest the first": Operation(lambda directory: None, ingest, ingested, _ingest_again),
     "ingest the next": Operation(ingest, partial(ingest, extra=5), ingested, _ingest_again),
 }
