@@ -49,6 +49,7 @@ class HalfStep(NamedTuple):
     penalty: np.ndarray
     seconds: float
     partitions: list[dict]
+    unfinished: int  # rows that are not at their optimum; see `Update`
 
 
 class Executor(Protocol):
@@ -83,13 +84,14 @@ def _totals(ratings: Ratings) -> Totals:
 
 def _gathered(parts: list[Part], seconds: float) -> HalfStep:
     rows, squared_error, penalty = (
-        np.concatenate(arrays) for arrays in zip(*(part.update for part in parts), strict=True)
+        np.concatenate(arrays) for arrays in zip(*(part.update[:3] for part in parts), strict=True)
     )
     partitions = [
         {"partition": k, "seconds": part.seconds, "ratings": part.ratings, "worker": part.worker}
         for k, part in enumerate(parts)
     ]
-    return HalfStep(rows, squared_error, penalty, seconds, partitions)
+    unfinished = sum(part.update.unfinished for part in parts)
+    return HalfStep(rows, squared_error, penalty, seconds, partitions, unfinished)
 
 
 class InProcess:
