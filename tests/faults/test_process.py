@@ -84,8 +84,11 @@ def ended(process, temporary, began):
     return said
 
 
-QUICK = {(signal.SIGTERM, stage) for stage in ("reading", "storing", "pointing", "after publication")}
-QUICK |= {(signal.SIGINT, "fitting on two workers"), (signal.SIGHUP, "fitting in threads")}
+QUICK = {
+    (signal.SIGINT, "fitting on two workers"),
+    (signal.SIGTERM, "pointing"),
+    (signal.SIGHUP, "fitting in threads"),
+}
 
 
 @pytest.mark.parametrize(
