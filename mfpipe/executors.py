@@ -50,6 +50,7 @@ class HalfStep(NamedTuple):
     penalty: np.ndarray
     seconds: float
     partitions: list[dict]
+    unfinished: int  # rows that are not at their optimum; see `Update`
 
 
 class Executor(Protocol):
@@ -83,15 +84,17 @@ def _totals(ratings: Ratings) -> Totals:
 
 
 def _joined(parts: list[Part], started: float, memory: Reused) -> HalfStep:
-    updated, squared_error, penalty = zip(*(part.update for part in parts), strict=True)
+    updated, squared_error, penalty = zip(*(part.update[:3] for part in parts), strict=True)
     shape = (sum(map(len, updated)), *updated[0].shape[1:])
     rows = np.concatenate(updated, out=memory.empty(shape, updated[0].dtype))
     partitions = [
         {"partition": k, "seconds": part.seconds, "ratings": part.ratings, "worker": part.worker}
         for k, part in enumerate(parts)
     ]
+    unfinished = sum(part.update.unfinished for part in parts)
     seconds = time.perf_counter() - started
-    return HalfStep(rows, np.concatenate(squared_error), np.concatenate(penalty), seconds, partitions)
+    sums = np.concatenate(squared_error), np.concatenate(penalty)
+    return HalfStep(rows, *sums, seconds, partitions, unfinished)
 
 
 class InProcess:

@@ -14,12 +14,13 @@ import pyarrow as pa
 from mfpipe.errors import NumericError
 from mfpipe.executors import Executor, HalfStep
 from mfpipe.kernels import readonly
+from mfpipe.kernels.descent import PASSES
 from mfpipe.kernels.pairs import dot_pairs
 from mfpipe.models import FactorModel, Model
 from mfpipe.models.base import Baseline, Factors, Totals
 from mfpipe.ratings import Ratings
 
-RISE_ALLOWED = {"float32": 1e-5, "float64": 1e-12}  # times yᵀy/N
+RISE_ALLOWED = {"float32": 1e-5, "float64": 1e-12}  # of the mean square of what a residual is made of
 COLLAPSED = 1e-3  # mean square of p·q, as a share of the train RMSE's, below which a fit is suspected
 OTHER = {"user": "item", "item": "user"}
 
@@ -42,8 +43,8 @@ class Fit:
     """What a fit gives: factors, and how it got there.
 
     `history` has one record an iteration: its number, objective, train_rmse and test_rmse in stars,
-    seconds, whether an extrapolation was `restarted`, and its `half_steps` with their objective, seconds
-    and partitions. `objectives` are those
+    seconds, whether an extrapolation was `restarted`, and its `half_steps` with their objective, seconds,
+    partitions and the number of `unfinished` rows. `objectives` are those
     after the start and after each half-step. `collapsed` says that p·q explains next to nothing: its
     mean square over the training pairs is below `COLLAPSED` of the residuals'.
     """
@@ -221,8 +222,8 @@ class _Loop:
         self.totals = Totals(len(ratings), baseline.global_mean)
         self.counts = Factors(np.bincount(ratings.user), np.bincount(ratings.item))
         self.components = model.gauge(ratings.user, ratings.item) if isinstance(model, FactorModel) else None
-        squares = float(ratings.rating @ ratings.rating) / len(ratings)
-        self.rise_allowed = RISE_ALLOWED[model.storage.name] * squares
+        self.squares = float(ratings.rating @ ratings.rating) / len(ratings)
+        _require_digits(self.squares, model.storage)
 
     def evaluate_start(self) -> None:
         """The objective of the start, before anything is updated."""
@@ -253,17 +254,14 @@ class _Loop:
         users = self.factors.user
         ahead, restarted = self._item_step_from_ahead(iteration)
         for side in self.model.half_steps:
-            before = self.objective
+            before, factors = self.objective, self.factors
             if side == "item" and ahead:
                 step = ahead
             else:
                 step = self._half_step(side)
                 self._settle(side, step, f"in iteration {iteration}")
-            if isinstance(self.model, FactorModel) and self.objective - before > self.rise_allowed:
-                raise NumericError(
-                    f"iteration {iteration}, {side} half-step: the objective rose from {before!r} to "
-                    f"{self.objective!r}; this is a bug in mfpipe, please report it with the parameters"
-                )
+            if isinstance(self.model, FactorModel):
+                self._require_no_rise(before, factors, f"iteration {iteration}, {side} half-step")
             if side == "item" and self.components is not None:
                 self.factors = self.model.gauged(self.factors, self.components, self.counts.item)
             halves.append(
@@ -272,6 +270,7 @@ class _Loop:
                     "objective": self.objective,
                     "seconds": step.seconds,
                     "partitions": step.partitions,
+                    "unfinished": step.unfinished,
                 }
             )
         self._remember(users, restarted)
@@ -285,6 +284,29 @@ class _Loop:
             "restarted": restarted,
             "half_steps": halves,
         }
+
+    def _require_no_rise(self, before: float, factors: Factors, when: str) -> None:
+        """NumericError if the objective rose by more than rounding can explain.
+
+        Its digits are those of residuals, which are differences of ratings and predictions, and these are
+        sums of terms: without a penalty the terms may be far larger than the ratings that they cancel to.
+        """
+        rise, allowed = self.objective - before, RISE_ALLOWED[self.model.storage.name]
+        if rise <= allowed * self.squares:
+            return
+        digits = max(self._squared_terms(each) for each in (factors, self.factors))
+        if rise > allowed * digits:
+            raise NumericError(
+                f"{when}: the objective rose from {before!r} to {self.objective!r}; this is a bug in mfpipe, "
+                "please report it with the parameters"
+            )
+
+    def _squared_terms(self, factors: Factors) -> float:
+        """The mean square of |μ| + |b_u| + |b_i| + Σ |p_k q_k| over the ratings, in squared stars."""
+        sizes = Factors(*(np.abs(rows, dtype=np.float64) for rows in factors))
+        mean = self.baseline._replace(global_mean=abs(self.baseline.global_mean))
+        terms = self.model.predict(sizes, self.ratings.user, self.ratings.item, mean)
+        return float(np.mean(terms**2))
 
     def _item_step_from_ahead(self, iteration: int) -> tuple[HalfStep | None, bool]:
         """The item half-step from extrapolated users, if it lowers the objective; else nothing is changed.
@@ -330,6 +352,16 @@ class _Loop:
         return float(np.sqrt(np.mean((test.rating - predicted) ** 2)))
 
 
+def _require_digits(squares: float, storage: np.dtype) -> None:
+    """NumericError if products of such ratings have fewer digits than their type's."""
+    limits = np.finfo(storage)
+    if 0 < squares < limits.smallest_normal / limits.eps:
+        raise NumericError(
+            f"the ratings are about {math.sqrt(squares):.3g} stars, too small to square in {storage.name}; "
+            "rescale them" + (", or use --dtype float64" if storage.name == "float32" else "")
+        )
+
+
 def _collapsed(result: Fit, ratings: Ratings) -> bool:
     dots = np.zeros(len(ratings))
     factors = (rows[:, -result.model.params["rank"] :] for rows in result.factors)
@@ -351,4 +383,10 @@ def _warnings(result: Fit, ratings: Ratings, start: Factors) -> list[str]:
             f"not converged after {model.max_iter} iterations: the last one still lowered the objective by "
             f"more than --tol {model.tol:g}; raise --max-iter, or accept a larger --tol"
         )
+    found += [
+        f"{half['unfinished']} {half['side']} rows are not at their optimum: coordinate descent ran out of "
+        f"{PASSES:,} passes in the last iteration; raise --regularization, or lower --rank"
+        for half in (result.history[-1]["half_steps"] if result.history else ())
+        if half.get("unfinished")
+    ]
     return found

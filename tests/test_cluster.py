@@ -55,6 +55,16 @@ def test_every_rating_is_processed_once_a_half_step_on_a_worker(small, client, t
     assert used == workers  # two workers share six partitions
 
 
+def test_one_worker_in_this_process_gives_the_serial_factors(small):
+    """The default place: its tasks are given the factors as they are, and not through a task of their own."""
+    model = ALS(3, max_iter=2, tol=0)
+    where = fitted(model, small, dashboard_address="127.0.0.1:0")
+    assert_identical(where, fitted(model, small, cluster="serial"))
+    used = {part["worker"] for half in where.history[-1]["half_steps"] for part in half["partitions"]}
+    assert len(used) == 1
+    assert used.pop().startswith("inproc://")
+
+
 def test_blocks_are_built_once_and_not_again_at_each_iteration(small, client, tmp_path):
     where = OnCluster(small, np.dtype("float64"), 4, client, tmp_path)
     since = time.time()

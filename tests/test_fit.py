@@ -152,6 +152,20 @@ def test_a_rising_objective_is_an_error(small):
         fitted(Wrong(3, 0.01, max_iter=50, tol=0), small)
 
 
+def test_rows_that_are_short_of_their_optimum_are_said(small):
+    @dataclasses.dataclass(frozen=True)
+    class Short(LassoMF):
+        def update(self, side, block, own, other, totals):
+            return super().update(side, block, own, other, totals)._replace(unfinished=2 * (side == "user"))
+
+    result = fitted(Short(2, 0.02, max_iter=3, tol=0), small, partitions=3)
+    assert [half["unfinished"] for half in result.history[-1]["half_steps"]] == [0, 6]
+    (said,) = (text for text in result.warnings if "not at their optimum" in text)
+    assert said.startswith(
+        "6 user rows are not at their optimum: coordinate descent ran out of 10,000 passes"
+    )
+
+
 def test_a_non_finite_value_names_side_and_id():
     ratings = ratings_of([1, 2], [7, 7], [1e200, 1.0])
     with (

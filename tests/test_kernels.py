@@ -140,6 +140,34 @@ def test_descent_rows_equal_scikit_learn(n, l1_ratio, nonnegative, regularizatio
     assert_allclose(update.penalty[0], s * (l1_ratio * np.abs(p).sum() + (1 - l1_ratio) * p @ p), rtol=1e-9)
 
 
+def test_rows_that_run_out_of_passes_are_counted():
+    """Two columns nearly the same and no penalty: the optimum is a million away, and descent crawls."""
+    rng = np.random.default_rng(0)
+    other = rng.normal(size=(20, 1)) + np.array([0.0, 2e-7]) * rng.normal(size=(20, 1))
+    block = block_from([[(c, 3.0) for c in range(20)], [(7, 3.0)]])
+    model = LassoMF(2, 0.0, dtype="float64")
+    assert model.update("user", block, np.zeros((2, 2)), other, Totals(21, 0.0)).unfinished == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("nonnegative", [False, True])
+def test_a_singular_system_without_a_penalty_ends_where_rounding_does(dtype, nonnegative):
+    """Rounded to float32, it has no solution at all, and passes would go on for ever."""
+    rng = np.random.default_rng(0)
+    other = rng.normal(size=(50, 12)).astype(dtype)
+    sizes = rng.integers(2, 12, 100)
+    block = block_from(
+        [[(int(c), float(rng.integers(1, 6))) for c in rng.choice(50, n, replace=False)] for n in sizes],
+        dtype,
+    )
+    model = LassoMF(12, 0.0, nonnegative=nonnegative, dtype=dtype)
+    totals = Totals(len(block.values), 0.0)
+    update = model.update("user", block, np.abs(rng.normal(size=(100, 12))).astype(dtype), other, totals)
+    assert update.unfinished == 0
+    distances = model.stationarity("user", block, update.rows, other, totals)
+    assert distances.max() < (1e-4 if dtype == "float32" else 1e-11)
+
+
 @pytest.mark.parametrize("n", [1, 2, 4, 5, 9, 100])
 @pytest.mark.parametrize("bias_regularization", [0.0, 0.3])
 @pytest.mark.parametrize("nonnegative", [False, True])

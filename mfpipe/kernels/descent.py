@@ -8,6 +8,7 @@ from mfpipe.kernels.residuals import row_penalty, settled
 
 PASSES = 10_000
 PATIENCE = 10  # passes that may go on changing signs before the linear system is tried all the same
+CRAWL = 200  # passes after which what rounding leaves of c − Gp is stationary enough
 STATIONARY = 1e-12  # of max(‖c‖∞, s); reached exactly where the active set is known
 DEPENDENT = 64  # rounding errors; a system nearer to singular than that gives no stationary point
 
@@ -15,7 +16,7 @@ DEPENDENT = 64  # rounding errors; a system nearer to singular than that gives n
 @kernel
 def descent_rows(
     indptr, columns, values, other, penalty, bias_penalty, own, mean, biased, l1_ratio, nonnegative,
-    rows, squared_error, penalised,
+    rows, squared_error, penalised, unfinished,
 ):  # fmt: skip
     """Rows of one side that minimise the elastic-net objective with the other side fixed.
 
@@ -34,6 +35,8 @@ def descent_rows(
     nonnegative : bool
     indptr, columns, values, other, penalty, bias_penalty, mean, biased, rows, squared_error, penalised
         As in `ridge_rows`. Everything after the Gram matrix is computed in float64.
+    unfinished : out, bool, shape (n,)
+        True where `PASSES` passes did not reach a stationary point; the row is then the last one's.
 
     References
     ----------
@@ -61,6 +64,7 @@ def descent_rows(
         if begin == end:
             squared_error[u] = 0.0
             penalised[u] = 0.0
+            unfinished[u] = False
             continue
         square, total = normal_equations(
             columns, values, begin, end, other, first, mean, panel, targets, stored, moments
@@ -83,7 +87,10 @@ def descent_rows(
         if biased:
             l1[0] = 0.0
             l2[0] = bias_penalty[u]
-        _descend(gram, c, l1, l2, biased, nonnegative, penalty[u], p, slope, system, work[5:], active)
+        rounding = width * np.finfo(other.dtype).eps
+        unfinished[u] = not _descend(
+            gram, c, l1, l2, biased, nonnegative, penalty[u], rounding, p, slope, system, work[5:], active
+        )
         for k in range(width):
             rows[u, k] = p[k]
         error, explained = square, 0.0
@@ -98,10 +105,14 @@ def descent_rows(
 
 
 @part
-def _descend(gram, c, l1, l2, biased, nonnegative, penalty, p, slope, system, work, active):
-    """Minimise pᵀGp/2 − cᵀp + l1ᵀ|p| + Σ l2 p²/2 in place; `slope` is c − Gp throughout."""
+def _descend(gram, c, l1, l2, biased, nonnegative, penalty, rounding, p, slope, system, work, active):
+    """Minimise pᵀGp/2 − cᵀp + l1ᵀ|p| + Σ l2 p²/2 in place; `slope` is c − Gp throughout.
+
+    Returns whether p is stationary: to `STATIONARY`, or in the end to the rounding errors of G and c, a
+    `rounding` share of the terms of c − Gp. Rounded, a singular G may have no better point.
+    """
     width = len(p)
-    scale = penalty
+    scale = 0.0 if biased else penalty  # which says nothing of a bias
     zero = not biased
     for k in range(width):
         scale = max(scale, abs(c[k]))
@@ -112,7 +123,7 @@ def _descend(gram, c, l1, l2, biased, nonnegative, penalty, p, slope, system, wo
         for k in range(width):
             p[k] = 0
             slope[k] = c[k]
-        return
+        return True
     for k in range(width):
         if nonnegative and p[k] < 0 and not (biased and k == 0):
             p[k] = 0
@@ -138,21 +149,30 @@ def _descend(gram, c, l1, l2, biased, nonnegative, penalty, p, slope, system, wo
                 for m in range(width):
                     slope[m] -= gram[k, m] * step
         if distance(slope, p, l1, l2, biased, nonnegative) <= STATIONARY * scale:
-            return
+            return True
         if settled_signs or attempt % PATIENCE == 0:
             _settle(gram, c, l1, l2, biased, p, system, work, active)
-            _slope(gram, c, p, slope)
-            if distance(slope, p, l1, l2, biased, nonnegative) <= STATIONARY * scale:
-                return
+            terms = _slope(gram, c, p, slope)
+            limit = STATIONARY * scale
+            if attempt > CRAWL:
+                limit = max(limit, rounding * terms)
+            if distance(slope, p, l1, l2, biased, nonnegative) <= limit:
+                return True
+    return False
 
 
 @part
 def _slope(gram, c, p, slope):
+    """Set `slope` to c − Gp; returns the largest |c_k| + Σ |G_km p_m|."""
+    largest = 0.0
     for k in range(len(p)):
-        total = c[k]
+        total, terms = c[k], abs(c[k])
         for m in range(len(p)):
             total -= gram[k, m] * p[m]
+            terms += abs(gram[k, m] * p[m])
         slope[k] = total
+        largest = max(largest, terms)
+    return largest
 
 
 @part

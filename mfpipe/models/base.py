@@ -35,11 +35,15 @@ class Block(NamedTuple):
 
 
 class Update(NamedTuple):
-    """New rows of a block with, for each row, its squared error and its penalty s·φ(p), in float64."""
+    """New rows of a block with, for each row, its squared error and its penalty s·φ(p), in float64.
+
+    `unfinished` counts the rows that an iterative solver gave up on short of their optimum.
+    """
 
     rows: np.ndarray
     squared_error: np.ndarray
     penalty: np.ndarray
+    unfinished: int = 0
 
 
 class Factors(NamedTuple):

@@ -165,7 +165,8 @@ class FactorModel(Model):
             self._weights(count, totals) @ np.abs(rows, dtype=np.float64) ** power
             for rows, count in zip(factors, counts, strict=True)
         ]
-        used = (sums[0] > 0) & (sums[1] > 0)
+        smallest = np.finfo(np.float64).smallest_normal  # below it a sum has no digits to divide
+        used = (sums[0] >= smallest) & (sums[1] >= smallest)
         scale = np.ones(self.rank)
         scale[used] = (sums[0][used] / sums[1][used]) ** (0.5 / power)
         return Factors(
@@ -181,9 +182,10 @@ class FactorModel(Model):
         inputs = readonly(*block[1:], other, penalty, bias_penalty, own)
         if self.descends:
             options = (totals.mean, self.biased, float(self.l1_share), not self.signed)
-            descent_rows(*inputs, *options, rows, squared_error, penalised)
-            return Update(rows, squared_error, penalised)
-        unsolved = np.empty(block.n_rows, dtype=np.bool_)
+            unfinished = np.empty(block.n_rows, np.bool_)
+            descent_rows(*inputs, *options, rows, squared_error, penalised, unfinished)
+            return Update(rows, squared_error, penalised, int(unfinished.sum()))
+        unsolved = np.empty(block.n_rows, np.bool_)
         ridge_rows(*inputs, totals.mean, self.biased, self.separate, rows, squared_error, penalised, unsolved)
         # Without a penalty, factors near the smallest float have squares that are none.
         for u in np.flatnonzero(unsolved | ~np.isfinite(squared_error)):
@@ -208,7 +210,8 @@ class FactorModel(Model):
         A bias without a penalty is eliminated first, by centring: it has no part in what is shortest.
         """
         x, y = self._design(columns, values, other, mean)
-        noise = np.finfo(other.dtype).eps * max(x.shape) * np.linalg.norm(x)
+        first = 1 if self.biased else 0  # ones are exact, and may be far larger than the factors
+        noise = np.finfo(other.dtype).eps * max(x.shape) * np.linalg.norm(x[:, first:])
         free = self.biased and bias_penalty == 0
         if free:
             x = x[:, 1:]

@@ -1,9 +1,11 @@
-"""A command line that stops at a given function and says so: `driver.py MODULE:NAME ARGUMENTS…`.
+"""A command line that stops at a given function and says so: `driver.py MODULE:NAME[#CALL] ARGUMENTS…`.
 
-It then sleeps in small steps, as a run that takes long there would be found at work.
+It stops there at the first call, or at the CALL-th, and then sleeps in small steps, as a run that takes
+long there would be found at work.
 """
 
 import importlib
+import itertools
 import sys
 import time
 
@@ -11,7 +13,9 @@ WAIT_SECONDS = 60
 
 
 def pause_at(place: str) -> None:
+    place, _, call = place.partition("#")
     module, _, path = place.partition(":")
+    calls = itertools.count(1)
     owner = importlib.import_module(module)
     *above, name = path.split(".")
     for each in above:
@@ -19,6 +23,8 @@ def pause_at(place: str) -> None:
     whole = getattr(owner, name)
 
     def paused(*arguments, **options):
+        if next(calls) < int(call or 1):
+            return whole(*arguments, **options)
         print("HERE", file=sys.stderr, flush=True)
         until = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < until:

@@ -84,14 +84,38 @@ def test_ratings_times_1e12_do_not_overflow(small, dtype):
         assert result.train_rmse == pytest.approx(np.sqrt(np.mean((predicted - big.rating) ** 2)), rel=1e-3)
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1e-6, 1.0])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rounding_is_not_taken_for_a_rise_of_the_objective(small, dtype, scale):
+    """Without a penalty, products of factors stay as large as at the start, and cancel to the ratings."""
+    ratings = ratings_of(small.user, small.item, small.rating * scale)
+    for model in variants(12, regularization=0.0, tol=0.0, max_iter=12, dtype=dtype):
+        result, _ = fitted(model, ratings)  # without an error
+        assert result.objective == min(result.objective, *result.objectives[:1]), model
+
+
+def test_ratings_too_small_to_square_are_exit_4_and_float64_helps(tmp_path, capsys):
+    lines = "".join(f"{n % 5},{n % 7},{1 + n % 3}e-20\n" for n in range(35))
+    command = ["train", write(tmp_path / "r.csv", "user,item,rating\n" + lines), "--cluster", "serial"]
+    command += ["--store", str(tmp_path / "s"), "--regularization", "1e-42", "--max-iter", "3"]
+    assert main(command) == 4
+    said = capsys.readouterr().err
+    assert "the ratings are about 2.19e-20 stars, too small to square in float32; rescale them" in said
+    assert not list(tmp_path.glob("s/[a-z]*"))
+    assert main([*command, "--dtype", "float64"]) == 0
+
+
 @pytest.mark.parametrize("model", [ALS(12, 0.0, dtype="float64"), BiasedALS(12, 0.0, dtype="float64")])
 @pytest.mark.parametrize("equal", [False, True], ids=["independent", "equal rows"])
-def test_a_row_with_fewer_ratings_than_factors_and_no_penalty_is_the_shortest(small, model, equal):
+@pytest.mark.parametrize("scale", [1.0, 1e-15])
+def test_a_row_with_fewer_ratings_than_factors_and_no_penalty_is_the_shortest(small, model, equal, scale):
     """Against the pseudo-inverse; a bias is free, and no part of what is shortest.
 
-    Where rows of the other side are equal the system is singular in the dual form too.
+    Where rows of the other side are equal the system is singular in the dual form too. Factors may be far
+    smaller than the ones that stand for a bias.
     """
     start = starting_factors(model, small)
+    start.user[:] *= scale
     if equal:
         start.user[1::2] = start.user[::2]
     step = InProcess(small, model.storage, 3).half_step(model, "item", start.item[:0], start.user)
@@ -101,12 +125,12 @@ def test_a_row_with_fewer_ratings_than_factors_and_no_penalty_is_the_shortest(sm
         mine = small.item == row
         x, y = start.user[small.user[mine]].copy(), small.rating[mine]
         if not model.biased:
-            assert_allclose(step.rows[row], np.linalg.pinv(x) @ y, atol=1e-8)
+            assert_allclose(step.rows[row] * scale, np.linalg.pinv(x) @ y * scale, atol=1e-8)
             continue
         y = y - small.rating.mean() - x[:, 0]
         x = x[:, 1:]
         factors = np.linalg.pinv(x - x.mean(axis=0), rcond=1e-10) @ (y - y.mean())
-        assert_allclose(step.rows[row, 1:], factors, atol=1e-8)
+        assert_allclose(step.rows[row, 1:] * scale, factors * scale, atol=1e-8)
         assert_allclose(step.rows[row, 0], y.mean() - x.mean(axis=0) @ factors, atol=1e-8)
 
 

@@ -1,8 +1,10 @@
 """Signals at every stage, and machines that lack something: an exit code, words, and nothing left behind."""
 
 import itertools
+import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -14,7 +16,6 @@ import psutil
 import pytest
 
 from mfpipe import scratch
-from mfpipe.cli import main
 from mfpipe.errors import StoreError
 from mfpipe.executors import executor
 from mfpipe.models import ALS
@@ -84,8 +85,11 @@ def ended(process, temporary, began):
     return said
 
 
-QUICK = {(signal.SIGTERM, stage) for stage in ("reading", "storing", "pointing", "after publication")}
-QUICK |= {(signal.SIGINT, "fitting on two workers"), (signal.SIGHUP, "fitting in threads")}
+QUICK = {
+    (signal.SIGINT, "fitting on two workers"),
+    (signal.SIGTERM, "pointing"),
+    (signal.SIGHUP, "fitting in threads"),
+}
 
 
 @pytest.mark.parametrize(
@@ -260,28 +264,64 @@ def test_without_bokeh_everything_but_reports_works(tmp_path):
         assert not (tmp_path / "r.html").exists()
 
 
-def test_a_clock_that_is_set_back_changes_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    source = write(tmp_path / "r.csv", LINES)
-    now = itertools.count(1_700_000_000, -3600)
-    for version in ("1", "2"):
-        monkeypatch.setattr(time, "time", lambda: float(next(now)))
-        assert (
-            main(
-                [
-                    "train",
-                    source,
-                    "--name",
-                    "m",
-                    "--cluster",
-                    "threads",
-                    "--max-iter",
-                    "3",
-                    "--checkpoint-iterations",
-                    "1",
-                ]
-            )
-            == 0
-        )
-        assert Store("mfpipe-store").current("m") == version
-    assert "-" not in capsys.readouterr().out.partition("seconds")[2].replace("e-", "")
+SET_BACK = """
+import json, sys, time
+from datetime import UTC, datetime
+from pathlib import Path
+from mfpipe.models import ALS
+from mfpipe.pipeline import Data, Place, train
+from mfpipe.runs import Checkpoints, listed
+from mfpipe.store import Store
+source, clock = sys.argv[1], Path(sys.argv[2])
+store, days, dates = Store("store"), 0, []
+
+def set_back(record):
+    global days
+    days += 1
+    clock.write_text(f"-{days}d")
+    dates.append(time.time())
+
+for name in "mmn":
+    train(Data([source]), ALS(2, max_iter=3, tol=0), name, store, Place("threads"), on_iteration=[set_back],
+          checkpoints=Checkpoints(iterations=1))
+histories = [store.version(*each).table("history.parquet").to_pydict() for each in (("m", "1"), ("m", "2"))]
+print(json.dumps({
+    "dates": dates,
+    "numbers": store.numbers("m"),
+    "current": store.current("m"),
+    "created": [store.version("m", number).manifest["created"] for number in ("1", "2")],
+    "objectives": [history["objective"] for history in histories],
+    "seconds": [second for history in histories for second in history["seconds"]],
+    "timings": store.version("m").json("timings.json"),
+    "left": listed(store.path),
+}))
+"""
+
+
+def test_a_clock_that_is_set_back_during_a_fit_changes_nothing(tmp_path):
+    """By a day after each iteration, with libfaketime; versions follow their numbers and not their dates."""
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+    if library is None:
+        pytest.skip("needs libfaketime (Debian's package faketime)")
+    source, clock = write(tmp_path / "r.csv", LINES), write(tmp_path / "clock", "+0d")
+    environment = {"LD_PRELOAD": str(library), "FAKETIME_TIMESTAMP_FILE": clock, "FAKETIME_NO_CACHE": "1"}
+    environment |= {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1"}
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[2])}
+    result = subprocess.run(
+        [sys.executable, "-c", SET_BACK, source, clock],
+        cwd=tmp_path,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["dates"] == sorted(found["dates"], reverse=True)
+    assert found["dates"][0] - found["dates"][-1] > 7 * 86_400
+    assert (found["numbers"], found["current"]) == (["1", "2"], "2")
+    assert found["created"][1] < found["created"][0]
+    assert found["objectives"][0] == found["objectives"][1]
+    assert all(0 <= second < 60 for second in found["seconds"])
+    assert not re.search(r"[^e]-[0-9]", json.dumps(found["timings"]))
+    assert found["left"] == []
