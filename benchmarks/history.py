@@ -22,7 +22,7 @@ from urllib.request import urlopen
 import psutil
 
 from mfpipe import decisions
-from mfpipe.dashboards.history_reading import History
+from mfpipe.dashboards.history.reading import History
 from mfpipe.executors import executor
 from mfpipe.models import ALS
 from mfpipe.pipeline import Data, Place, fit_and_evaluate, prepare, publish

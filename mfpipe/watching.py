@@ -77,7 +77,7 @@ def has_page(client: Any) -> bool:
 
 def _install(client: Any) -> bool:
     try:
-        from mfpipe.dashboards.plugin import LivePage, trouble
+        from mfpipe.dashboards.live.plugin import LivePage, trouble
 
         client.register_plugin(LivePage())
         why = client.run_on_scheduler(trouble)

@@ -19,13 +19,13 @@ from numpy.testing import assert_allclose
 
 from mfpipe import runs
 from mfpipe.cli import main
-from mfpipe.dashboards import history_reading, history_server
-from mfpipe.dashboards.history import PAGES
-from mfpipe.dashboards.history_export import export
-from mfpipe.dashboards.history_moved import moved
-from mfpipe.dashboards.history_plots import share_of_limit
-from mfpipe.dashboards.history_reading import History
-from mfpipe.dashboards.history_server import Served, serving
+from mfpipe.dashboards.history import reading, server
+from mfpipe.dashboards.history.export import export
+from mfpipe.dashboards.history.moved import moved
+from mfpipe.dashboards.history.pages import PAGES
+from mfpipe.dashboards.history.plots import share_of_limit
+from mfpipe.dashboards.history.reading import History
+from mfpipe.dashboards.history.server import Served, serving
 from mfpipe.drift import Limits, too_far
 from mfpipe.errors import GateError
 from mfpipe.models import ALS, UserItemMean
@@ -51,7 +51,7 @@ EVIL = "\x1b]0;owned\x07\u202e=1+1 **bold** <img src=x onerror=alert(1)>"
 
 @pytest.fixture(autouse=True)
 def every_look_is_a_new_one(monkeypatch):
-    monkeypatch.setattr(history_reading, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(reading, "LOOK_SECONDS", 0)
 
 
 def publish(store, seed=0, name="m", **options):
@@ -360,7 +360,7 @@ def test_moved_predictions_are_those_of_the_models(store, monkeypatch):
     assert [(row["user"], row["item"]) for row in found.most][:3] == [
         (users[k].as_py(), items[k].as_py()) for k in order[:3]
     ]
-    monkeypatch.setattr("mfpipe.dashboards.history_moved.MOST_PAIRS", 100)
+    monkeypatch.setattr("mfpipe.dashboards.history.moved.MOST_PAIRS", 100)
     some = moved(a, b)
     assert (some.pairs, some.of) == (-(-found.pairs // 4), found.pairs)
     assert f"{some.pairs} of {some.of}" in shown(store, "compare", a="m@1", b="m@3")
@@ -393,7 +393,7 @@ def test_a_listing_reads_each_manifest_once_and_no_factors(store, monkeypatch):
 
 
 def test_pages_are_made_once_for_each_state_and_few_are_kept(store, monkeypatch):
-    monkeypatch.setattr(history_server, "KEPT_PAGES", 3)
+    monkeypatch.setattr(server, "KEPT_PAGES", 3)
     pages = Served(store)
     first = pages.page("model", {"name": "m"})[1]
     assert pages.page("model", {"name": "m"})[1] is first
@@ -404,7 +404,7 @@ def test_pages_are_made_once_for_each_state_and_few_are_kept(store, monkeypatch)
     assert pages.page("model", {"name": "m"})[1] is first
     made = []
     with monkeypatch.context() as patched, ThreadPoolExecutor(4) as pool:
-        patched.setattr(history_server, "render", lambda *given: made.append(given) or "<p>")
+        patched.setattr(server, "render", lambda *given: made.append(given) or "<p>")
         answers = list(pool.map(lambda _: pages.page("compare", ASKED["compare"]), range(8)))
     assert answers == [(200, "<p>")] * 8
     assert len(made) == 1

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 import pytest
 
 from mfpipe.cluster import connect
-from mfpipe.dashboards.fits import KEPT, Fits
-from mfpipe.dashboards.panels import PANELS
+from mfpipe.dashboards.live.fits import KEPT, Fits
+from mfpipe.dashboards.live.panels import PANELS
 from mfpipe.errors import NumericError
 from mfpipe.evaluate import Holdout
 from mfpipe.executors import InProcess, executor
@@ -373,7 +373,7 @@ def test_a_scheduler_that_lacks_a_package_costs_the_page_and_not_the_fit(small, 
 
 @pytest.mark.slow
 def test_a_scheduler_may_have_the_page_from_the_start():
-    with scheduler_without("no_such_module", "--preload", "mfpipe.dashboards.plugin") as found:
+    with scheduler_without("no_such_module", "--preload", "mfpipe.dashboards.live.plugin") as found:
         from distributed import Client
 
         with Client(found) as client, urllib.request.urlopen(address(client)) as answer:

@@ -35,11 +35,11 @@ def _dashboard(options, printer: Printer) -> None:
     require_dashboard(options.dashboard_address, options.allow_remote)
     store = Store(options.store)
     if options.export is not None:
-        from mfpipe.dashboards.history_export import export
+        from mfpipe.dashboards.history.export import export
 
         printer.out.print(str(export(store, options.export)), soft_wrap=True)
         return
-    from mfpipe.dashboards.history_server import serving
+    from mfpipe.dashboards.history.server import serving
 
     hosts = {"hosts": ".*"} if options.allow_remote else {}
     with _listening(options.dashboard_address) as listening, serving(store, listening, **hosts):

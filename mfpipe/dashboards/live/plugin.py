@@ -1,6 +1,7 @@
 """The live page's place on a Dask scheduler: takes the events of fits, and serves `/mfpipe`.
 
-Installed by a driver that fits, or from the start with `dask scheduler --preload mfpipe.dashboards.plugin`.
+Installed by a driver that fits, or from the start with
+`dask scheduler --preload mfpipe.dashboards.live.plugin`.
 Bokeh is imported only on a scheduler that has a dashboard.
 """
 
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from distributed import SchedulerPlugin
 
-from mfpipe.dashboards.fits import Fits
+from mfpipe.dashboards.live.fits import Fits
 from mfpipe.watching import TOPIC
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class LivePage(SchedulerPlugin):
         from distributed.dashboard.scheduler import template_variables
         from tornado.ioloop import IOLoop
 
-        from mfpipe.dashboards.live import page
+        from mfpipe.dashboards.live.page import page
 
         applications = scheduler.http_application.applications
         dashboard = next((one for one in applications if hasattr(one, "app_paths")), None)

@@ -1,4 +1,4 @@
-"""Bokeh figures of a store's history. Each takes what `history_reading` gives and returns one figure.
+"""Bokeh figures of a store's history. Each takes what `reading` gives and returns one figure.
 
 Series differ by marker and dash as well as by colour, which is Okabe and Ito's. Colours of text, lines and
 ground are left to the page's style sheet, which knows whether it is dark.
@@ -18,7 +18,7 @@ from bokeh.models import ColumnDataSource, DataRange1d, HoverTool
 from bokeh.models.annotations import Span
 from bokeh.plotting import figure
 
-from mfpipe.dashboards.history_reading import StoredModel, StoredVersion
+from mfpipe.dashboards.history.reading import StoredModel, StoredVersion
 from mfpipe.plots import BLUE, GREEN, ORANGE, SIZE, VERMILION
 
 PURPLE, SKY, GREY = "#CC79A7", "#56B4E9", "#808080"

@@ -19,11 +19,10 @@ from jinja2 import Environment, FunctionLoader
 from markupsafe import Markup
 
 from mfpipe import report
-from mfpipe.dashboards import history_panels as panels
-from mfpipe.dashboards import history_tables as tables
-from mfpipe.dashboards.history_links import Link, Links
-from mfpipe.dashboards.history_moved import Comparisons
-from mfpipe.dashboards.history_reading import History, Snapshot, StoredModel
+from mfpipe.dashboards.history import panels, tables
+from mfpipe.dashboards.history.links import Link, Links
+from mfpipe.dashboards.history.moved import Comparisons
+from mfpipe.dashboards.history.reading import History, Snapshot, StoredModel
 from mfpipe.errors import StoreError
 from mfpipe.printable import printable
 from mfpipe.report_data import Stored

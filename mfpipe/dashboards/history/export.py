@@ -6,10 +6,10 @@ from itertools import pairwise
 from pathlib import Path
 
 from mfpipe import files
-from mfpipe.dashboards.history import PAGES, Asked, assets, render
-from mfpipe.dashboards.history_links import Files
-from mfpipe.dashboards.history_moved import Comparisons
-from mfpipe.dashboards.history_reading import History, StoredModel
+from mfpipe.dashboards.history.links import Files
+from mfpipe.dashboards.history.moved import Comparisons
+from mfpipe.dashboards.history.pages import PAGES, Asked, assets, render
+from mfpipe.dashboards.history.reading import History, StoredModel
 from mfpipe.errors import StoreError
 from mfpipe.store import Store
 

@@ -10,7 +10,7 @@ from bokeh.models import ColumnDataSource, HoverTool, NumeralTickFormatter
 from bokeh.plotting import figure
 from bokeh.transform import dodge
 
-from mfpipe.dashboards.fits import Seen
+from mfpipe.dashboards.live.fits import Seen
 from mfpipe.models.base import SIDES
 from mfpipe.plots import BLUE, GREEN, SIDE_COLOURS, VERMILION
 from mfpipe.watching import COLUMNS

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from bokeh.plotting import figure
 
-from mfpipe.dashboards import history_plots as plots
-from mfpipe.dashboards.history_moved import Moved
-from mfpipe.dashboards.history_reading import StoredModel, StoredVersion
+from mfpipe.dashboards.history import plots
+from mfpipe.dashboards.history.moved import Moved
+from mfpipe.dashboards.history.reading import StoredModel, StoredVersion
 
 
 class Panel(NamedTuple):

@@ -14,10 +14,10 @@ from typing import Any
 from tornado.httpserver import HTTPServer
 from tornado.web import Application, RequestHandler
 
-from mfpipe.dashboards.history import PAGES, Asked, Content, assets, render
-from mfpipe.dashboards.history_links import Links
-from mfpipe.dashboards.history_moved import Comparisons
-from mfpipe.dashboards.history_reading import History
+from mfpipe.dashboards.history.links import Links
+from mfpipe.dashboards.history.moved import Comparisons
+from mfpipe.dashboards.history.pages import PAGES, Asked, Content, assets, render
+from mfpipe.dashboards.history.reading import History
 from mfpipe.errors import MfpipeError, ParameterError, StoreError
 from mfpipe.store import Store
 

@@ -11,9 +11,9 @@ from bokeh.models.widgets import Div
 from distributed.dashboard.components import add_periodic_callback
 from distributed.dashboard.components.scheduler import BOKEH_THEME, env
 
-from mfpipe.dashboards import words
-from mfpipe.dashboards.fits import LONGEST, Fits, Seen
-from mfpipe.dashboards.panels import PANELS, Sources, iteration_columns, partition_columns
+from mfpipe.dashboards.live import words
+from mfpipe.dashboards.live.fits import LONGEST, Fits, Seen
+from mfpipe.dashboards.live.panels import PANELS, Sources, iteration_columns, partition_columns
 
 LOOK_MS = 500  # between two looks at whether there is anything new; drawing it takes about 3 ms
 
@@ -30,7 +30,7 @@ def _page(fits: Fits, scheduler: Any, extra: dict, doc: Any) -> None:
     for root in view.roots():
         doc.add_root(root)
     doc.title = "mfpipe: live"
-    template = files("mfpipe.dashboards").joinpath("live.html").read_text(encoding="utf-8")
+    template = files(__package__).joinpath("live.html").read_text(encoding="utf-8")
     doc.template = env.from_string(template)
     doc.template_variables.update(extra, panels=list(PANELS), texts=list(view.texts))
     doc.theme = BOKEH_THEME

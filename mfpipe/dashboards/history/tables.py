@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from mfpipe.dashboards.history_links import Link, Links
-from mfpipe.dashboards.history_moved import Moved
-from mfpipe.dashboards.history_reading import Snapshot, StoredModel, StoredVersion
+from mfpipe.dashboards.history.links import Link, Links
+from mfpipe.dashboards.history.moved import Moved
+from mfpipe.dashboards.history.reading import Snapshot, StoredModel, StoredVersion
 from mfpipe.tables import number
 from mfpipe.version import Version
 

@@ -6,7 +6,7 @@ import html
 import time
 from collections.abc import Callable, Mapping
 
-from mfpipe.dashboards.fits import Fits, Seen
+from mfpipe.dashboards.live.fits import Fits, Seen
 from mfpipe.printable import printable
 from mfpipe.remaining import duration
 

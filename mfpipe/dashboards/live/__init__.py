@@ -1,0 +1,1 @@
+"""The fits of a Dask cluster as they go, on its dashboard."""
