@@ -98,6 +98,27 @@ def test_every_parameter_is_described(prefect):
             assert schema.get("description"), f"{deployment['name']}: {name}"
 
 
+def test_a_report_says_where_it_is_and_those_of_deleted_versions_go(tmp_path, monkeypatch):
+    from mfpipe_flows import artifacts
+
+    from mfpipe.cli import main
+
+    source, store = tmp_path / "ratings.csv", tmp_path / "store"
+    source.write_text("user,item,rating\n" + "".join(f"{n % 7},{n % 5},{n % 4 + 1}\n" for n in range(35)))
+    train = ("train", str(source), "--name", "m", "--model", "user-mean", "--cluster", "serial")
+    assert main([*train, "--store", str(store)]) == 0
+    reports = store / "reports"
+    reports.mkdir()
+    for name in ("m-7.html", "m-2-7.html"):  # of a version that is gone, and of another model
+        (reports / name).touch()
+    said = []
+    monkeypatch.setattr(artifacts, "create_markdown_artifact", lambda text, **about: said.append(text))
+    path = artifacts.leave_report("m", "1", str(store), "retrain-report")
+    assert {each.name for each in reports.iterdir()} == {"m-1.html", "m-2-7.html"}
+    assert str(path) in said[0]
+    assert f"mfpipe report m@1 --store {store} -o report.html" in said[0]
+
+
 @pytest.mark.slow
 def test_up_twice_and_nothing_is_started_again(prefect):
     before = prefect.processes()
