@@ -89,7 +89,7 @@ def test_ratings_times_1e12_do_not_overflow(small, dtype):
 def test_rounding_is_not_taken_for_a_rise_of_the_objective(small, dtype, scale):
     """Without a penalty, products of factors stay as large as at the start, and cancel to the ratings."""
     ratings = ratings_of(small.user, small.item, small.rating * scale)
-    for model in variants(12, regularization=0.0, tol=0.0, max_iter=12, dtype=dtype):
+    for model in variants(12, regularization=0.0, tol=0.0, dtype=dtype):
         result, _ = fitted(model, ratings)  # without an error
         assert result.objective == min(result.objective, *result.objectives[:1]), model
 
