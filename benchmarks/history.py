@@ -24,8 +24,9 @@ import psutil
 from mfpipe import decisions
 from mfpipe.dashboards.history.reading import History
 from mfpipe.executors import executor
+from mfpipe.job import Data, Place, prepare
 from mfpipe.models import ALS
-from mfpipe.pipeline import Data, Place, fit_and_evaluate, prepare, publish
+from mfpipe.pipeline import fit_and_evaluate, publish
 from mfpipe.retraining import Request, retrain
 from mfpipe.store import Store
 from mfpipe.synth import Synthetic

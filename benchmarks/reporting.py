@@ -22,8 +22,9 @@ from mfpipe import rated
 from mfpipe.diagnosis import diagnose
 from mfpipe.evaluate import Holdout
 from mfpipe.executors import executor
+from mfpipe.job import Data, Place, Prepared
 from mfpipe.models import ALS
-from mfpipe.pipeline import Data, Place, Prepared, compile_kernels, fit_and_evaluate, publish
+from mfpipe.pipeline import compile_kernels, fit_and_evaluate, publish
 from mfpipe.ratings import TestRatings
 from mfpipe.store import Store
 

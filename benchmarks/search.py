@@ -15,8 +15,8 @@ from benchmarks.overhead import training_file
 from mfpipe.executors import executor
 from mfpipe.fit import fit
 from mfpipe.halving import candidates, tune
+from mfpipe.job import Data, Place, prepare
 from mfpipe.models import ALS, BiasedALS, LassoMF
-from mfpipe.pipeline import Data, Place, prepare
 from mfpipe.regularization import fit_path, grid, path
 
 PATH = ALS(5, weighting="count", dtype="float64", max_iter=200)

@@ -8,9 +8,10 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
 
 from mfpipe.comparison import compare as compare_systems
+from mfpipe.job import Data, Place
 from mfpipe.models import MODELS
 from mfpipe.models.base import Model
-from mfpipe.pipeline import Data, Place, models_from
+from mfpipe.pipeline import models_from
 from mfpipe.systems import read_systems
 
 

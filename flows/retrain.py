@@ -16,7 +16,7 @@ from mfpipe.decisions import overtaken
 from mfpipe.drift import Limits
 from mfpipe.errors import ClusterError, StoreError
 from mfpipe.gate import GateRules
-from mfpipe.pipeline import Data, Place
+from mfpipe.job import Data, Place
 from mfpipe.retraining import Request, Steps, retraining
 from mfpipe.runs import Checkpoints
 from mfpipe.store import Store

@@ -11,8 +11,9 @@ from mfpipe_flows.boundaries import told_at_the_end
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from mfpipe.job import Data, Place
 from mfpipe.models import MODELS
-from mfpipe.pipeline import Data, Place, models_from
+from mfpipe.pipeline import models_from
 from mfpipe.pipeline import train as train_and_store
 from mfpipe.store import Store
 

@@ -108,7 +108,7 @@ def checkpoints_from(options):
 
 
 def place_from(options):
-    from mfpipe.pipeline import Place
+    from mfpipe.job import Place
 
     given = {name: getattr(options, name) for name in Place.__dataclass_fields__}
     return Place(**given | {"allow_remote": bool(options.allow_remote)})
@@ -136,7 +136,7 @@ def rules_from(options):
 
 
 def data_from(options):
-    from mfpipe.pipeline import Data
+    from mfpipe.job import Data
 
     return Data(options.ratings, options.test, options.holdout, rules_from(options))
 

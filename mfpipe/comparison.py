@@ -16,18 +16,9 @@ from mfpipe.cluster import connect
 from mfpipe.errors import ParameterError
 from mfpipe.executors import executor
 from mfpipe.fit import starting_factors
+from mfpipe.job import Data, Place, Prepared, prepare
 from mfpipe.models import FactorModel, Model
-from mfpipe.pipeline import (
-    Callbacks,
-    Data,
-    Place,
-    Prepared,
-    Trained,
-    checksums,
-    compile_kernels,
-    fit_and_evaluate,
-    prepare,
-)
+from mfpipe.pipeline import Callbacks, Trained, checksums, compile_kernels, fit_and_evaluate
 from mfpipe.ratings import Ratings, TestRatings
 
 log = logging.getLogger(__name__)

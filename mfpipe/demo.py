@@ -12,8 +12,9 @@ from mfpipe.comparison import compare
 from mfpipe.dataset import ingest_to
 from mfpipe.errors import StoreError
 from mfpipe.files import make_directory
+from mfpipe.job import Data, Place
 from mfpipe.models import MODELS
-from mfpipe.pipeline import Data, Place, models_from, publish
+from mfpipe.pipeline import models_from, publish
 from mfpipe.report import write_report
 from mfpipe.store import Store
 

@@ -22,9 +22,10 @@ from mfpipe.errors import ParameterError
 from mfpipe.executors import InProcess
 from mfpipe.fit import fit
 from mfpipe.independent import Run, independent
+from mfpipe.job import Data, Place, Prepared, prepare
 from mfpipe.models import FactorModel
 from mfpipe.models.base import Factors, Totals, flag
-from mfpipe.pipeline import Data, Place, Prepared, compile_kernels, prepare
+from mfpipe.pipeline import compile_kernels
 from mfpipe.ratings import Ratings
 from mfpipe.regularization import command, grid, require_validation
 

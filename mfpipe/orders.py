@@ -23,10 +23,10 @@ def order_of(data, model: Model, name: str, place, make_current: bool, checkpoin
 
     Parameters
     ----------
-    data : mfpipe.pipeline.Data
+    data : mfpipe.job.Data
     model : Model
     name : str
-    place : mfpipe.pipeline.Place
+    place : mfpipe.job.Place
     make_current : bool
     checkpoints : mfpipe.runs.Checkpoints
     sums : dict

@@ -22,9 +22,10 @@ from mfpipe.command_line import train_command
 from mfpipe.errors import ParameterError
 from mfpipe.executors import executor
 from mfpipe.fit import Fit, starting_factors
+from mfpipe.job import Data, Place, Prepared, prepare
 from mfpipe.models import FactorModel
 from mfpipe.models.base import SIDES, Factors
-from mfpipe.pipeline import Data, Place, Prepared, compile_kernels, prepare
+from mfpipe.pipeline import compile_kernels
 from mfpipe.ratings import Ratings
 from mfpipe.watching import watched
 

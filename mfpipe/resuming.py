@@ -10,9 +10,10 @@ from typing import Any
 
 from mfpipe import runs
 from mfpipe.errors import ParameterError
+from mfpipe.job import Data, Place, prepare
 from mfpipe.models import MODELS
 from mfpipe.orders import other_machine, require_unchanged
-from mfpipe.pipeline import Callbacks, Data, Fitting, Place, prepare, quarantine_file
+from mfpipe.pipeline import Callbacks, Fitting, quarantine_file
 from mfpipe.ratings import Rules
 from mfpipe.store import Store
 

@@ -20,19 +20,11 @@ from mfpipe.executors import executor
 from mfpipe.fit import State
 from mfpipe.fitted import FittedModel
 from mfpipe.gate import Judged, judge, user_item_average
+from mfpipe.job import Prepared, read_ratings
 from mfpipe.models import FactorModel, UserItemMean
 from mfpipe.models.base import Factors
 from mfpipe.orders import order_of, other_machine
-from mfpipe.pipeline import (
-    Prepared,
-    Trained,
-    compile_kernels,
-    fit_and_evaluate,
-    models_from,
-    publish,
-    quarantine_file,
-    read_ratings,
-)
+from mfpipe.pipeline import Trained, compile_kernels, fit_and_evaluate, models_from, publish, quarantine_file
 from mfpipe.ratings import Ratings
 from mfpipe.store import Store
 from mfpipe.version import Version

@@ -19,7 +19,8 @@ from mfpipe import decisions, files
 from mfpipe.drift import Limits
 from mfpipe.errors import GateError, ParameterError, StoreError
 from mfpipe.gate import GateRules
-from mfpipe.pipeline import Callbacks, Data, Place, models_from
+from mfpipe.job import Data, Place
+from mfpipe.pipeline import Callbacks, models_from
 from mfpipe.resuming import data_of
 from mfpipe.retrain_steps import Steps
 from mfpipe.runs import Checkpoints, order_held

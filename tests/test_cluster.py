@@ -17,8 +17,8 @@ from mfpipe.cluster import connect
 from mfpipe.errors import ClusterError, ParameterError
 from mfpipe.executors import OnCluster, Rows, executor
 from mfpipe.fit import fit
+from mfpipe.job import Place
 from mfpipe.models import ALS
-from mfpipe.pipeline import Place
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -28,8 +28,8 @@ from mfpipe.dashboards.history.reading import History
 from mfpipe.dashboards.history.server import Served, serving
 from mfpipe.drift import Limits, too_far
 from mfpipe.errors import GateError
+from mfpipe.job import Data, Place
 from mfpipe.models import ALS, UserItemMean
-from mfpipe.pipeline import Data, Place
 from mfpipe.retraining import Request, retrain
 from mfpipe.sealed import checksum, json_bytes
 from mfpipe.store import Store

@@ -9,10 +9,10 @@ from mfpipe.evaluate import rmse
 from mfpipe.executors import executor
 from mfpipe.fit import Pairs, fit
 from mfpipe.fitted import FittedModel
+from mfpipe.job import Data, Place
 from mfpipe.models import ALS, BiasedALS, ItemMean, LassoMF, UserItemMean, UserMean
 from mfpipe.models.base import Totals
 from mfpipe.partition import group
-from mfpipe.pipeline import Data, Place
 
 SERIAL_ALS = ALS(5, 1e-4, "uniform", max_iter=1000, tol=1e-6, dtype="float64")
 

@@ -17,8 +17,9 @@ from mfpipe.errors import NumericError
 from mfpipe.evaluate import Holdout
 from mfpipe.executors import InProcess, executor
 from mfpipe.fit import fit
+from mfpipe.job import Place, Prepared
 from mfpipe.models import ALS, MODELS, UserMean
-from mfpipe.pipeline import Place, Prepared, fit_and_evaluate, publish
+from mfpipe.pipeline import fit_and_evaluate, publish
 from mfpipe.store import Store
 from mfpipe.watching import COLUMNS, EVERY, TOPIC, Feed, has_page, watched
 from tests.browser import browser

@@ -11,9 +11,10 @@ from mfpipe import diagnosis, plots
 from mfpipe.errors import RatingsError, StoreError
 from mfpipe.evaluate import Holdout
 from mfpipe.executors import executor
+from mfpipe.job import Data, Place, Prepared
 from mfpipe.models import MODELS
 from mfpipe.page import MOST_ROWS, Panel, page, table_of
-from mfpipe.pipeline import Data, Place, Prepared, fit_and_evaluate, publish
+from mfpipe.pipeline import fit_and_evaluate, publish
 from mfpipe.report import PANELS, render, write_report
 from mfpipe.report_data import Stored
 from mfpipe.report_findings import findings

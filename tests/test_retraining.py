@@ -16,8 +16,9 @@ from mfpipe.cli import main
 from mfpipe.errors import GateError, ParameterError, StoreError
 from mfpipe.fit import fit, starting_factors
 from mfpipe.fitted import FittedModel
+from mfpipe.job import Data, Place, prepare
 from mfpipe.models import ALS, BiasedALS
-from mfpipe.pipeline import Data, Place, prepare, train
+from mfpipe.pipeline import train
 from mfpipe.retraining import Request, retrain, retraining
 from mfpipe.runs import Checkpoints
 from mfpipe.store import Store

@@ -21,9 +21,9 @@ from mfpipe.executors import executor
 from mfpipe.fit import fit, starting_factors
 from mfpipe.halving import Rung, candidates, climb, make_trial, rungs, tune
 from mfpipe.independent import independent
+from mfpipe.job import Data, Place, Prepared
 from mfpipe.models import ALS, BiasedALS, LassoMF
 from mfpipe.models.base import Factors
-from mfpipe.pipeline import Data, Place, Prepared
 from mfpipe.regularization import (
     below,
     fit_path,

@@ -8,8 +8,8 @@ import pytest
 
 from mfpipe.comparison import compare, why_slower
 from mfpipe.errors import ParameterError
+from mfpipe.job import Data, Place
 from mfpipe.models import ALS, BiasedALS, UserMean
-from mfpipe.pipeline import Data, Place
 from mfpipe.systems import read_systems
 from tests.make import write
 from tests.test_cli import TEST, TRAIN, run  # noqa: F401 - `run` is a fixture

@@ -63,7 +63,7 @@ def _retrain(options, printer: Printer) -> None:
     from mfpipe.drift import Limits
     from mfpipe.errors import GateError
     from mfpipe.gate import GateRules
-    from mfpipe.pipeline import Data
+    from mfpipe.job import Data
     from mfpipe.progress import iterations
     from mfpipe.retraining import Request, retrain
     from mfpipe.store import Store

@@ -38,7 +38,7 @@ def _runs(options, printer: Printer) -> None:
 
 
 def _resume(options, printer: Printer) -> None:
-    from mfpipe.pipeline import Place
+    from mfpipe.job import Place
     from mfpipe.progress import iterations
     from mfpipe.runs import order_held
     from mfpipe.store import Store

@@ -129,7 +129,7 @@ def _report_writer(options, name: str):
 
 
 def _data(options):
-    from mfpipe.pipeline import Data
+    from mfpipe.job import Data
 
     return Data(options.ratings, (), options.holdout, rules_from(options))
 

@@ -16,9 +16,9 @@ from mfpipe.errors import StoreError
 from mfpipe.fit import Momentum, State, baseline_of
 from mfpipe.fitted import FittedModel
 from mfpipe.gate import GateRules
+from mfpipe.job import Data, Place
 from mfpipe.models import ALS
 from mfpipe.models.base import Factors
-from mfpipe.pipeline import Data, Place
 from mfpipe.retraining import Request
 from mfpipe.retraining import retrain as one_night
 from mfpipe.store import Store

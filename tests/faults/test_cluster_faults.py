@@ -18,8 +18,9 @@ from mfpipe import cluster, executors
 from mfpipe.errors import ClusterError
 from mfpipe.executors import executor
 from mfpipe.fit import fit
+from mfpipe.job import Data, Place
 from mfpipe.models import ALS
-from mfpipe.pipeline import Data, Place, train
+from mfpipe.pipeline import train
 from mfpipe.store import Store
 from tests.make import write
 

@@ -269,7 +269,8 @@ import json, sys, time
 from datetime import UTC, datetime
 from pathlib import Path
 from mfpipe.models import ALS
-from mfpipe.pipeline import Data, Place, train
+from mfpipe.job import Data, Place
+from mfpipe.pipeline import train
 from mfpipe.runs import Checkpoints, listed
 from mfpipe.store import Store
 source, clock = sys.argv[1], Path(sys.argv[2])

@@ -20,8 +20,9 @@ from mfpipe.cli import main
 from mfpipe.errors import NumericError, RatingsError, StoreError
 from mfpipe.executors import executor
 from mfpipe.fit import fit
+from mfpipe.job import Data, Place
 from mfpipe.models import ALS, BiasedALS, LassoMF, UserItemMean
-from mfpipe.pipeline import Data, Place, train
+from mfpipe.pipeline import train
 from mfpipe.resuming import resume
 from mfpipe.runs import Checkpoints
 from mfpipe.store import Store

@@ -10,7 +10,7 @@ import pytest
 from mfpipe.addresses import require_cluster, require_dashboard
 from mfpipe.cli import main
 from mfpipe.errors import ParameterError, RatingsError
-from mfpipe.pipeline import Place
+from mfpipe.job import Place
 from mfpipe.printable import printable
 from mfpipe.ratings import Rules, ingest
 from tests.make import write
