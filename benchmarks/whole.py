@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import data
-from benchmarks.data import HERE, csv_files
+from benchmarks.data import HERE, HOLDOUT, csv_files
 from benchmarks.environments import PEERS, PEERS_BY_NAME, python_of
 from benchmarks.judge import predicted
 from benchmarks.measure import MOST_SECONDS, observe, three
@@ -102,12 +102,13 @@ def environment(system: str, threads: int = 2) -> dict[str, str]:
 def command(row: dict, train: Path, rank: int, regularization: float, made: Path) -> list:
     """The command that makes a stored model of a CSV file, kept under `made`."""
     if row["system"] == "mfpipe":
-        # It always judges itself, here on a very small holdout: the file has training ratings only.
+        # It always judges itself, here on a very small holdout. The file has no pair of the set's own one.
         return [
             *MFPIPE, "train", train, "--model", row["model"], "--rank", rank,
             "--regularization", regularization, "--max-iter", row["iterations"], "--tol", 0,
             "--cluster", "threads", "--workers", 2,
-            "--name", "bench", "--store", made / "store", "--holdout", "random:0.0001", "--json", "-q",
+            "--name", "bench", "--store", made / "store",
+            "--holdout", f"random:{HOLDOUT.amount + 0.0001}", "--json", "-q",
         ]  # fmt: skip
     peer = PEERS_BY_NAME[row["system"]]
     solver = ["--solver", row["solver"]] if row["solver"] else []
