@@ -35,7 +35,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
         "--peers", type=_names, help=f"of {','.join(PEERS_BY_NAME)}, or none; default: the plan's"
     )
     parser.add_argument("--repeats", type=int, help="interleaved rounds; default: the plan's")
-    parser.add_argument("--sections", type=_names, help="only these, of the sections in results.json")
+    parser.add_argument("--sections", type=_names, help="run these anew; results.json keeps its others")
     parser.add_argument(
         "--resume", action="store_true", help="keep the sections that results.json already has"
     )
@@ -68,7 +68,11 @@ def main(words: list[str] | None = None) -> None:
     wanted = [name for name in PEERS_BY_NAME if name in chosen.peers and name in peers]
     reasons = {name: install(name, say) for name in wanted}
     usable = [name for name in wanted if reasons[name] is None]
-    kept = json.loads((out / "results.json").read_text()) if options.resume else {}
+    before = out / "results.json"
+    keeps = options.resume or (options.sections and before.exists())
+    kept = json.loads(before.read_text()) if keeps else {}
+    if kept and kept["plan"] != chosen.name:
+        raise SystemExit(f"{before} is of --plan {kept['plan']}: give another --out")
     results = kept or {
         "format": 1,
         "mfpipe": mfpipe.__version__,
@@ -84,7 +88,8 @@ def main(words: list[str] | None = None) -> None:
     for name in options.sections or ():
         if name not in work:
             raise SystemExit(f"--sections {name}: must be of {', '.join(work)}")
-    todo = [name for name in work if name in (options.sections or work) and name not in results["sections"]]
+    done = results["sections"] if options.resume else ()
+    todo = [name for name in work if name in (options.sections or work) and name not in done]
     _warm([case for case in _cases(chosen) if case.section.split(" ")[0] in todo])
     for name in todo:
         say(f"== {name}")

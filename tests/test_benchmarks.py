@@ -66,30 +66,33 @@ def test_page_and_report_hold_every_table(results):
             assert all(len(row) == len(table.columns) for row in table.rows)
 
 
-def test_a_second_run_keeps_what_is_there(results):
-    found, home = results
-    out = home / "resumed"
-    shutil.copytree(home / "out", out)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MFPIPE_BENCH", str(home))
-        main(
-            [
-                "--plan",
-                "full",
-                "--sets",
-                "tiny",
-                "--ranks",
-                "4",
-                "--peers",
-                "none",
-                "--resume",
-                "--sections",
-                "peers",
-                "--out",
-                str(out),
-            ]
-        )
-    assert json.loads((out / "results.json").read_text()) == found
+@pytest.fixture
+def again(results, tmp_path, monkeypatch):
+    """A function that runs once more over a copy of the results, and returns what is there then."""
+    _, home = results
+    shutil.copytree(home / "out", tmp_path / "again")
+    monkeypatch.setenv("MFPIPE_BENCH", str(home))
+
+    def run(*words):
+        main([*words, "--sets", "tiny", "--ranks", "4", "--peers", "none", "--out", str(tmp_path / "again")])
+        return json.loads((tmp_path / "again" / "results.json").read_text())
+
+    return run
+
+
+def test_a_second_run_keeps_what_is_there(results, again):
+    assert again("--resume", "--sections", "peers") == results[0]
+
+
+def test_a_section_run_anew_leaves_the_others(results, again):
+    found = again("--sections", "roofline")["sections"]
+    assert found["roofline"] != results[0]["sections"]["roofline"]
+    assert found | {"roofline": None} == results[0]["sections"] | {"roofline": None}
+
+
+def test_results_of_another_plan_are_not_mixed_in(again):
+    with pytest.raises(SystemExit, match="is of --plan full"):
+        again("--plan", "quick", "--sections", "roofline")
 
 
 def test_must_show_compares_medians():
