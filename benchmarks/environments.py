@@ -19,16 +19,15 @@ REQUIREMENTS = PEERS / "requirements"
 
 @dataclass(frozen=True)
 class Peer:
-    """A package compared with: its script, its solvers, and where its figures may be compared.
+    """A package compared with: its script, its solvers, and what it needs besides Python.
 
-    `agrees` says that it minimises J of mfpipe's als; `exact` that each row is solved exactly.
+    `predicts` says that its factors predict ratings, so that J and RMSE can be judged of them.
     """
 
     name: str
     title: str
     script: str
     solvers: tuple[str, ...] = ("",)
-    agrees: bool = False
     predicts: bool = True
     needs: str | None = None
 
@@ -36,10 +35,10 @@ class Peer:
 PEERS_BY_NAME = {
     peer.name: peer
     for peer in (
-        Peer("lenskit", "LensKit", "lenskit_als.py", agrees=True),
-        Peer("cmfrec", "cmfrec", "cmfrec_als.py", ("cholesky", "cg"), agrees=True),
+        Peer("lenskit", "LensKit", "lenskit_als.py"),
+        Peer("cmfrec", "cmfrec", "cmfrec_als.py", ("cholesky", "cg")),
         Peer("implicit", "implicit", "implicit_als.py", ("cholesky", "cg"), predicts=False),
-        Peer("spark", "Spark", "spark_als.py", agrees=True, needs="java"),
+        Peer("spark", "Spark", "spark_als.py", needs="java"),
         Peer("surprise", "Surprise", "surprise_sgd.py"),
         Peer("libmf", "LIBMF", "libmf_sgd.py"),
     )

@@ -138,7 +138,7 @@ def rules_from(options):
 def data_from(options):
     from mfpipe.job import Data
 
-    return Data(options.ratings, options.test, options.holdout, rules_from(options))
+    return Data(options.ratings, getattr(options, "test", ()), options.holdout, rules_from(options))
 
 
 def params_from(options) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class Panel(NamedTuple):
     title: str
     words: Callable[[Any], str]
     draw: Callable[[Any], figure]
-    when: Callable[[Any], bool] = lambda drawn_from: True
+    when: Callable[[Any], Any] = lambda drawn_from: True
     lacks: Callable[[Any], str | None] = lambda drawn_from: None
     section: str = ""
 
@@ -133,7 +133,7 @@ def page(
         }
         for panel, plot, div in zip(panels, plots, divs, strict=True)
     ]
-    return _templates(folder).get_template(template).render(
+    return templates(folder).get_template(template).render(
         sections=[(name, list(of)) for name, of in groupby(shown_panels, lambda panel: panel["section"])],
         lacking=lacking,
         bokeh=Markup(Resources(mode="inline", components=["bokeh"]).render_js() if plots else ""),
@@ -142,8 +142,8 @@ def page(
     )  # fmt: skip
 
 
-def _templates(folder: Path | None) -> Environment:
-    """Templates in which every text is shown as text, whatever is in it."""
+def templates(folder: Path | None) -> Environment:
+    """Mfpipe's templates and those of a folder; every text in them is shown as text, whatever is in it."""
     ours = FunctionLoader(lambda name: files("mfpipe").joinpath(name).read_text(encoding="utf-8"))
     loaders = ([FileSystemLoader(folder)] if folder else []) + [ours]
     environment = Environment(autoescape=True, loader=ChoiceLoader(loaders), finalize=_plain)

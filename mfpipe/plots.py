@@ -16,10 +16,18 @@ SIDE_COLOURS = {"item": ORANGE, "user": BLUE}
 SIZE: dict[str, Any] = {"height": 300, "sizing_mode": "stretch_width", "toolbar_location": None, "tools": ""}
 
 
-def _figure(x: str, y: str, **options) -> figure:
+def axes(x: str, y: str, **options: Any) -> figure:
+    """An empty figure with these labels."""
     made = figure(x_axis_label=x, y_axis_label=y, **(SIZE | options))
     made.xgrid.grid_line_color = None
     return made
+
+
+def legend_above(plot: figure) -> figure:
+    """Move a figure's legend out of it, to its top."""
+    plot.legend.orientation = "horizontal"
+    plot.add_layout(plot.legend[0], "above")
+    return plot
 
 
 def _lines(plot: figure, data: Mapping[str, Sequence], x: str, series: dict[str, tuple[str, str]]) -> figure:
@@ -32,21 +40,19 @@ def _lines(plot: figure, data: Mapping[str, Sequence], x: str, series: dict[str,
         HoverTool(tooltips=[(x, f"@{x}")] + [(legend, f"@{name}") for name, (legend, _) in series.items()])
     )
     plot.legend.click_policy = "hide"
-    plot.legend.orientation = "horizontal"
-    plot.add_layout(plot.legend[0], "above")
-    return plot
+    return legend_above(plot)
 
 
 def objective(history: dict[str, list]) -> figure:
     """The objective after each half-step."""
-    plot = _figure("iteration", "objective", y_axis_type="log")
+    plot = axes("iteration", "objective", y_axis_type="log")
     series = {f"{side}_objective": (f"after {side}s", SIDE_COLOURS[side]) for side in ("item", "user")}
     return _lines(plot, history, "iteration", {k: v for k, v in series.items() if k in history})
 
 
 def rmse(history: dict[str, list]) -> figure:
     """RMSE on training and test ratings after each iteration."""
-    plot = _figure("iteration", "RMSE (stars)")
+    plot = axes("iteration", "RMSE (stars)")
     return _lines(
         plot, history, "iteration", {"train_rmse": ("train", BLUE), "test_rmse": ("test", VERMILION)}
     )
@@ -54,7 +60,7 @@ def rmse(history: dict[str, list]) -> figure:
 
 def half_steps(history: dict[str, list]) -> figure:
     """Seconds of each half-step."""
-    plot = _figure("iteration", "seconds")
+    plot = axes("iteration", "seconds")
     series = {f"{side}_seconds": (f"{side} half-step", SIDE_COLOURS[side]) for side in ("item", "user")}
     return _lines(plot, history, "iteration", {k: v for k, v in series.items() if k in history})
 
@@ -77,7 +83,7 @@ def partitions(iterations: list[dict]) -> figure:
             "colour": [SIDE_COLOURS[side] for side, _ in groups],
         }
     )
-    plot = _figure("partition", "median seconds", x_range=FactorRange(factors=list(groups)))
+    plot = axes("partition", "median seconds", x_range=FactorRange(factors=list(groups)))
     plot.vbar("partition", top="seconds", width=0.8, color="colour", source=source)
     plot.add_tools(
         HoverTool(tooltips=[("partition", "@partition"), ("seconds", "@seconds"), ("ratings", "@ratings")])
@@ -91,7 +97,7 @@ def systems(rows: list[dict]) -> figure:
     """Test RMSE of every system."""
     names = [row["label"] for row in rows]
     source = ColumnDataSource({"system": names, "rmse": [row["test_rmse"] for row in rows]})
-    plot = _figure("", "test RMSE (stars)", x_range=names)
+    plot = axes("", "test RMSE (stars)", x_range=names)
     plot.vbar("system", top="rmse", width=0.6, color=BLUE, source=source)
     if max(map(len, names)) > 15:
         plot.xaxis.major_label_orientation = 0.6
@@ -102,7 +108,7 @@ def systems(rows: list[dict]) -> figure:
 
 def _bars(counts, edges, x: str, colour: str, y: str = "rows") -> figure:
     source = ColumnDataSource({"count": counts, "left": edges[:-1], "right": edges[1:]})
-    plot = _figure(x, y)
+    plot = axes(x, y)
     plot.quad(
         top="count", bottom=0, left="left", right="right", color=colour, line_color="#cccccc", source=source
     )
@@ -113,15 +119,6 @@ def _bars(counts, edges, x: str, colour: str, y: str = "rows") -> figure:
 def residuals(histogram: dict) -> figure:
     """The distribution of predicted minus true test ratings."""
     return _bars(histogram["counts"], histogram["edges"], "predicted − true (stars)", GREEN, "test records")
-
-
-def by_rating(rows: list[dict]) -> figure:
-    """RMSE and mean residual at each true rating."""
-    data = {key: [row[key] for row in rows] for key in ("rating", "rmse", "mean_residual")}
-    plot = _figure("true rating (stars)", "stars")
-    return _lines(
-        plot, data, "rating", {"rmse": ("RMSE", VERMILION), "mean_residual": ("mean residual", BLUE)}
-    )
 
 
 def norms(rows: np.ndarray, side: str) -> figure:
@@ -135,7 +132,7 @@ def _by_lambda(
 ) -> figure:
     """Figures of a regularization path over λ, on a logarithmic axis, with the chosen λ dashed."""
     data = {key: [row[key] for row in rows] for key in ("regularization", *series)}
-    plot = _figure("λ", y, x_axis_type="log", **options)
+    plot = axes("λ", y, x_axis_type="log", **options)
     _lines(plot, data, "regularization", series)
     plot.add_glyph(ColumnDataSource({"best": [best]}), VSpan(x="best", line_dash="dashed"))
     return plot
@@ -180,7 +177,7 @@ TOOLTIPS = [
 
 def rungs(rows: list[dict]) -> figure:
     """Validation RMSE of every candidate at each rung; the thick line is the winner's."""
-    plot = _figure("iterations", "validation RMSE (stars)", x_axis_type="log")
+    plot = axes("iterations", "validation RMSE (stars)", x_axis_type="log")
     for weighting, (marker, colour) in MARKERS.items():
         of = [row for row in rows if row["weighting"] == weighting]
         if of:
@@ -202,7 +199,7 @@ def rungs(rows: list[dict]) -> figure:
 
 def candidates(rows: list[dict]) -> figure:
     """Validation RMSE of every candidate when it was last judged, over its λ."""
-    plot = _figure("λ", "validation RMSE (stars)", x_axis_type="log")
+    plot = axes("λ", "validation RMSE (stars)", x_axis_type="log")
     for weighting, (marker, colour) in MARKERS.items():
         of = [row for row in rows if row["weighting"] == weighting]
         if of:
@@ -223,6 +220,4 @@ def candidates(rows: list[dict]) -> figure:
 
 def _told_apart(plot: figure) -> figure:
     plot.add_tools(HoverTool(tooltips=TOOLTIPS))
-    plot.legend.orientation = "horizontal"
-    plot.add_layout(plot.legend[0], "above")
-    return plot
+    return legend_above(plot)

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from bokeh.models import ColumnDataSource, HoverTool
 from bokeh.models.annotations import Span
 from bokeh.plotting import figure
 
-from mfpipe.plots import BLUE, GREEN, SIDE_COLOURS, SIZE, VERMILION
+from mfpipe.plots import BLUE, GREEN, SIDE_COLOURS, VERMILION, axes, legend_above
 
 INTERVAL = "95 % interval"
-
-
-def _figure(x: str, y: str, **options: Any) -> figure:
-    plot = figure(x_axis_label=x, y_axis_label=y, **(SIZE | options))
-    plot.xgrid.grid_line_color = None
-    return plot
 
 
 def _bounds(rows: Sequence[dict], key: str) -> dict[str, list]:
@@ -37,12 +30,6 @@ def _level(plot: figure, value: float) -> None:
     plot.add_layout(Span(location=value, dimension="width", line_dash="dashed", line_color="#555555"))
 
 
-def _legend_above(plot: figure) -> figure:
-    plot.legend.orientation = "horizontal"
-    plot.add_layout(plot.legend[0], "above")
-    return plot
-
-
 def slices(rows: Sequence[dict], labels: Sequence[str], what: str, overall: float, column: str) -> figure:
     """RMSE of each slice of the test records with its interval; dashed, that of all.
 
@@ -59,7 +46,7 @@ def slices(rows: Sequence[dict], labels: Sequence[str], what: str, overall: floa
     column : str
         Heading of the labels.
     """
-    plot = _figure(what, "RMSE (stars)", x_range=list(labels))
+    plot = axes(what, "RMSE (stars)", x_range=list(labels))
     source = ColumnDataSource(
         {
             "label": list(labels),
@@ -80,7 +67,7 @@ def slices(rows: Sequence[dict], labels: Sequence[str], what: str, overall: floa
 
 def calibration(rows: Sequence[dict]) -> figure:
     """The mean true rating over the mean prediction of ten bins; dashed, where both are equal."""
-    plot = _figure("mean prediction (stars)", "mean true rating (stars)")
+    plot = axes("mean prediction (stars)", "mean true rating (stars)")
     columns = {key: [row[key] for row in rows] for key in ("predicted", "true", "rows")}
     source = ColumnDataSource(columns | _bounds(rows, "true_interval"))
     ends = [min(columns["predicted"] + columns["true"]), max(columns["predicted"] + columns["true"])]
@@ -100,7 +87,7 @@ def calibration(rows: Sequence[dict]) -> figure:
 def ranking(rows: Sequence[dict]) -> figure:
     """Metrics of lists with their intervals; each row has `name`, `value` and `interval`."""
     names = [row["name"] for row in rows]
-    plot = _figure("", "mean over users", x_range=names)
+    plot = axes("", "mean over users", x_range=names)
     source = ColumnDataSource(
         {"name": names, "value": [row["value"] for row in rows]} | _bounds(rows, "interval")
     )
@@ -113,7 +100,7 @@ def ranking(rows: Sequence[dict]) -> figure:
 
 def decrease(objectives: Sequence[float], tol: float) -> figure:
     """By which share each iteration after the first lowered the objective; dashed, the tolerance."""
-    plot = _figure("iteration", "share of the objective", y_axis_type="log")
+    plot = axes("iteration", "share of the objective", y_axis_type="log")
     before = np.array(objectives[:-1])
     shares = (before - np.array(objectives[1:])) / before
     source = ColumnDataSource(
@@ -141,7 +128,7 @@ def components(norms: dict[str, np.ndarray], zeros: dict[str, np.ndarray]) -> fi
     zeros : dict of ndarray, shape (rank,)
         The share of zeros in each of these columns, for whoever points at or reads them.
     """
-    plot = _figure("factor, the strongest first", "norm of its column")
+    plot = axes("factor, the strongest first", "norm of its column")
     source = ColumnDataSource(
         {"factor": list(range(1, len(norms["user"]) + 1))}
         | {side: values.tolist() for side, values in norms.items()}
@@ -154,13 +141,13 @@ def components(norms: dict[str, np.ndarray], zeros: dict[str, np.ndarray]) -> fi
     tips = [("norm of users", "@user"), ("norm of items", "@item")]
     tips += [("zeros of users", "@user_zeros"), ("zeros of items", "@item_zeros")]
     plot.add_tools(HoverTool(tooltips=[("factor", "@factor"), *tips]))
-    return _legend_above(plot)
+    return legend_above(plot)
 
 
 def stages(seconds: dict[str, float]) -> figure:
     """Seconds of each stage, in the order they came."""
     names = list(seconds)
-    plot = _figure("seconds", "", y_range=names[::-1])
+    plot = axes("seconds", "", y_range=names[::-1])
     source = ColumnDataSource({"stage": names, "seconds": list(seconds.values())})
     plot.hbar("stage", right="seconds", height=0.7, color=BLUE, source=source)
     plot.x_range.update(start=0)
@@ -171,7 +158,7 @@ def stages(seconds: dict[str, float]) -> figure:
 
 def efficiency(shares: dict[str, list[float]]) -> figure:
     """The share of all threads' time that went into rows, by half-step and iteration."""
-    plot = _figure("iteration", "parallel efficiency")
+    plot = axes("iteration", "parallel efficiency")
     sides = list(shares)
     source = ColumnDataSource({"iteration": list(range(1, len(shares[sides[0]]) + 1)), **shares})
     for side in sides:
@@ -181,4 +168,4 @@ def efficiency(shares: dict[str, list[float]]) -> figure:
     plot.y_range.update(start=0, end=1.05)
     tips = [(f"{side} half-step", f"@{side}") for side in sides]
     plot.add_tools(HoverTool(tooltips=[("iteration", "@iteration"), *tips]))
-    return _legend_above(plot)
+    return legend_above(plot)

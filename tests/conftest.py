@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -35,6 +36,12 @@ def small() -> Ratings:
     pairs = np.unique((rng.zipf(1.4, 2000) % 40) * 30 + rng.integers(0, 30, 2000))
     pairs = rng.choice(pairs, 300, replace=False)
     return ratings_of(pairs // 30, pairs % 30, rng.integers(1, 6, 300))
+
+
+@pytest.fixture
+def log_is_seen(monkeypatch):
+    """The command line keeps its log to itself once it has run in this process."""
+    monkeypatch.setattr(logging.getLogger("mfpipe"), "propagate", True)
 
 
 @pytest.fixture(scope="session")

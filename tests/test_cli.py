@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import mfpipe
-from mfpipe.cli import main
+from tests.commands import ran
 from tests.make import write
 
 SAMPLE = Path(__file__).parents[1] / "data"
@@ -26,16 +27,7 @@ TINY = "user,item,rating,date\n" + "".join(
 def run(tmp_path, monkeypatch, capsys):
     """Run a command in an empty directory; its exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        try:
-            code = main([str(a) for a in arguments])
-        except SystemExit as stop:  # argparse
-            code = stop.code
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+    return partial(ran, capsys)
 
 
 def test_train_evaluate_predict_and_report(run, tmp_path):

@@ -126,6 +126,7 @@ ALLOWED = {
         "decisions",
         "files",
         "fitted",
+        "page",
         "plots",
         "printable",
         "rated",

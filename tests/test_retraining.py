@@ -1,7 +1,6 @@
 """Retraining from the command line and from Python: what is published, kept, refused, and what is recorded."""
 
 import json
-import logging
 import subprocess
 import sys
 import time
@@ -28,6 +27,8 @@ from tests.make import ratings_of, write
 SERIAL = Place("serial")
 PARAMS = {"rank": 3, "regularization": 0.1, "max_iter": 30}
 
+pytestmark = pytest.mark.usefixtures("log_is_seen")
+
 
 def lines(n=3000, seed=2, shuffled=False, start=0):
     """Ratings of a planted model, by date; the first n - k lines are those of lines(n - k)."""
@@ -45,11 +46,6 @@ def lines(n=3000, seed=2, shuffled=False, start=0):
 @pytest.fixture
 def store(tmp_path):
     return Store(tmp_path / "store")
-
-
-@pytest.fixture(autouse=True)
-def log_is_seen(monkeypatch):
-    monkeypatch.setattr(logging.getLogger("mfpipe"), "propagate", True)
 
 
 @pytest.fixture

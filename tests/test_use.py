@@ -3,6 +3,7 @@
 import csv
 import json
 import pickle
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import mfpipe
 from mfpipe import rated
 from mfpipe.cli import main
 from mfpipe.store import Store
+from tests.commands import ran
 from tests.make import write
 from tests.test_serving import HOSTILE
 
@@ -45,16 +47,7 @@ def shop(tmp_path_factory):
 def run(shop, monkeypatch, capsys):
     """Run a command beside the store; its exit code, standard output and standard error."""
     monkeypatch.chdir(shop)
-
-    def run(*arguments):
-        try:
-            code = main([str(a) for a in arguments])
-        except SystemExit as stop:  # argparse
-            code = stop.code
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+    return partial(ran, capsys)
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from mfpipe.arguments import (
     add_ratings,
     add_store,
     checkpoints_from,
+    data_from,
     params_from,
     place_from,
-    rules_from,
 )
 from mfpipe.printer import Printer
 
@@ -63,13 +63,12 @@ def _retrain(options, printer: Printer) -> None:
     from mfpipe.drift import Limits
     from mfpipe.errors import GateError
     from mfpipe.gate import GateRules
-    from mfpipe.job import Data
     from mfpipe.progress import iterations
     from mfpipe.retraining import Request, retrain
     from mfpipe.store import Store
 
     request = Request(
-        Data(options.ratings, (), options.holdout, rules_from(options)),
+        data_from(options),
         options.name,
         options.model,
         params_from(options),

@@ -12,9 +12,9 @@ from mfpipe.arguments import (
     add_place,
     add_ratings,
     add_store,
+    data_from,
     params_from,
     place_from,
-    rules_from,
 )
 from mfpipe.errors import ParameterError
 from mfpipe.printer import Printer
@@ -59,7 +59,7 @@ def _path(options, printer: Printer) -> None:
 
     model = _model(options, {"regularization": "--lambdas"})
     write = _report_writer(options, "write_path_report")
-    lambdas, place, data = parse_lambdas(options.lambdas), place_from(options), _data(options)
+    lambdas, place, data = parse_lambdas(options.lambdas), place_from(options), data_from(options)
 
     def told(fitted, record: dict) -> None:
         log.info(
@@ -86,7 +86,7 @@ def _tune(options, printer: Printer) -> None:
     model = _model(options, taken)
     write = _report_writer(options, "write_tune_report")
     found = tune(
-        _data(options),
+        data_from(options),
         model,
         _integers("--ranks", options.ranks),
         parse_lambdas(options.lambdas),
@@ -126,12 +126,6 @@ def _report_writer(options, name: str):
     from mfpipe import search_report
 
     return getattr(search_report, name)
-
-
-def _data(options):
-    from mfpipe.job import Data
-
-    return Data(options.ratings, (), options.holdout, rules_from(options))
 
 
 def _integers(name: str, text: str) -> list[int]:

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from mfpipe import sources
-from mfpipe.cli import main
+from tests.commands import ran
 from tests.make import write
 
 HEAD = "user,item,rating,time\n"
@@ -425,15 +425,6 @@ def test_there_are_enough_cases():
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def ran(capsys, *arguments):
-    """Exit code, output and error output of a command."""
-    try:
-        code = main([str(a) for a in arguments])
-    except SystemExit as stop:  # argparse
-        code = stop.code
-    return code, *capsys.readouterr()
 
 
 @pytest.mark.timeout(30)

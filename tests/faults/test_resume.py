@@ -31,6 +31,8 @@ from tests.make import write
 EVERY = Checkpoints(iterations=1)
 MODEL = LassoMF(3, 0.02, max_iter=12, tol=0, balance=True)
 
+pytestmark = pytest.mark.usefixtures("log_is_seen")
+
 
 def lines(n=600):
     rng = np.random.default_rng(2)
@@ -48,12 +50,6 @@ def source(tmp_path):
 @pytest.fixture
 def store(tmp_path):
     return Store(tmp_path / "store")
-
-
-@pytest.fixture(autouse=True)
-def log_is_seen(monkeypatch):
-    """The command line keeps its log to itself once it has run in this process."""
-    monkeypatch.setattr(logging.getLogger("mfpipe"), "propagate", True)
 
 
 def outcome(record):

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import bokeh
 from bokeh.embed import json_item
-from jinja2 import Environment, FunctionLoader
 from markupsafe import Markup
 
 from mfpipe import report
@@ -24,7 +23,7 @@ from mfpipe.dashboards.history.links import Link, Links
 from mfpipe.dashboards.history.moved import Comparisons
 from mfpipe.dashboards.history.reading import History, Snapshot, StoredModel
 from mfpipe.errors import StoreError
-from mfpipe.printable import printable
+from mfpipe.page import Panel, templates
 from mfpipe.report_data import Stored
 from mfpipe.store import parse_name
 
@@ -179,7 +178,7 @@ def _choices(snapshot: Snapshot) -> list[str]:
     return [version.label for model in snapshot.models.values() for version in reversed(model.versions)]
 
 
-def _drawn(shown: Sequence[panels.Panel], drawn_from: Any) -> list[dict[str, Any]]:
+def _drawn(shown: Sequence[Panel], drawn_from: Any) -> list[dict[str, Any]]:
     """Each panel's title and words, and its figure as JSON that cannot end the element it stands in."""
     drawn = []
     for panel in shown:
@@ -191,15 +190,7 @@ def _drawn(shown: Sequence[panels.Panel], drawn_from: Any) -> list[dict[str, Any
     return drawn
 
 
-def _text(value: Any) -> Any:
-    return printable(value) if type(value) is str else value
-
-
-_TEMPLATES = Environment(
-    autoescape=True,
-    finalize=_text,
-    loader=FunctionLoader(lambda name: files(__package__).joinpath(name).read_text(encoding="utf-8")),
-)
+_TEMPLATES = templates(Path(__file__).parent)
 
 
 def render(content: Content | str, links: Links, state: str | None = None) -> str:

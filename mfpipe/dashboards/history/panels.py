@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from operator import attrgetter
-from typing import Any, NamedTuple
-
-from bokeh.plotting import figure
 
 from mfpipe.dashboards.history import plots
 from mfpipe.dashboards.history.moved import Moved
 from mfpipe.dashboards.history.reading import StoredModel, StoredVersion
-
-
-class Panel(NamedTuple):
-    """A figure: its title, what it says in words, how it is drawn, and whether there is anything to draw."""
-
-    title: str
-    words: Callable[[Any], str]
-    draw: Callable[[Any], figure]
-    when: Callable[[Any], Any]
+from mfpipe.page import Panel
 
 
 def _counted(n: int, what: str) -> str:

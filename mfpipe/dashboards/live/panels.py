@@ -12,10 +12,11 @@ from bokeh.transform import dodge
 
 from mfpipe.dashboards.live.fits import Seen
 from mfpipe.models.base import SIDES
-from mfpipe.plots import BLUE, GREEN, SIDE_COLOURS, VERMILION
+from mfpipe.plots import BLUE, GREEN, SIDE_COLOURS, VERMILION, axes, legend_above
 from mfpipe.watching import COLUMNS
 
 GREY = "#555555"
+TOOLS = "pan,wheel_zoom,box_zoom,save,reset,help"  # Bokeh's default
 
 
 class Sources(NamedTuple):
@@ -56,10 +57,7 @@ def partition_columns(seen: Seen | None) -> dict[str, list]:
 
 
 def _figure(x: str, y: str, **options: Any) -> figure:
-    options |= {"height": 250, "sizing_mode": "stretch_width", "toolbar_location": None}
-    made = figure(x_axis_label=x, y_axis_label=y, **options)
-    made.xgrid.grid_line_color = None
-    return made
+    return axes(x, y, height=250, tools=TOOLS, **options)
 
 
 def _lines(sources: Sources, y: str, series: dict[str, tuple[str, str]], **options: Any) -> figure:
@@ -76,10 +74,9 @@ def _lines(sources: Sources, y: str, series: dict[str, tuple[str, str]], **optio
 
 
 def _legend_above(plot: figure) -> figure:
-    plot.legend.update(orientation="horizontal", click_policy="hide", padding=0, margin=2)
-    plot.legend.update(border_line_color=None, background_fill_color=None)
-    plot.add_layout(plot.legend[0], "above")
-    return plot
+    plot.legend.update(click_policy="hide", padding=0, margin=2, border_line_color=None)
+    plot.legend.background_fill_color = None
+    return legend_above(plot)
 
 
 def objective(sources: Sources) -> figure:
