@@ -17,6 +17,7 @@ def test_memory_that_nobody_holds_is_used_again():
     assert first.flags.writeable
     assert first.flags.c_contiguous
     where = address(first)
+    assert where % 64 == 0
     del first
     assert address(memory.empty((3, 5), np.dtype("float32"))) == where
 

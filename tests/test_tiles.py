@@ -54,6 +54,42 @@ def test_rows_are_exact_at_every_rank_and_length(rank, dtype, biased):
         assert_array_equal(update.penalty, evaluated.penalty)
 
 
+def ratings_of(n):
+    """A row of n ratings of 90 others."""
+    rng = np.random.default_rng(n)
+    return [(int(c), float(rng.integers(1, 6))) for c in sorted(rng.choice(90, n, False))]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("model", [ALS, BiasedALS])
+@pytest.mark.parametrize("rank", [1, 5, 8, 16, 17])
+def test_a_row_is_the_same_in_any_company(rank, model, dtype):
+    model = model(rank, 0.1)
+    rng = np.random.default_rng(rank)
+    other = rng.normal(size=(90, len(model.columns()))).astype(dtype)
+    rows = [ratings_of(n) for n in (3, 40, 1, 90, 17, 16, 0, *range(5, 60))]
+    together = model.update("user", block_from(rows, dtype), np.empty_like(other), other, TOTALS)
+    for u, row in enumerate(rows):
+        alone = model.update("user", block_from([row], dtype), np.empty_like(other), other, TOTALS)
+        for mine, theirs in zip(together[:3], alone[:3], strict=True):
+            assert_array_equal(mine[u], theirs[0])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_singular_row_spoils_none_that_is_solved_with_it(dtype):
+    other = np.random.default_rng(1).normal(size=(90, 5)).astype(dtype)
+    other[:10] = other[0]
+    rows = [ratings_of(n) for n in range(20, 40)]
+    without = ALS(5, 0.0).update("user", block_from(rows, dtype), other[:0], other, TOTALS)
+    rows[7] = [(c, 3.0) for c in range(10)]
+    update = ALS(5, 0.0).update("user", block_from(rows, dtype), other[:0], other, TOTALS)
+    others = np.arange(len(rows)) != 7
+    assert_array_equal(update.rows[others], without.rows[others])
+    x = other[:10].astype(float)
+    tolerance = 1e-9 if dtype == "float64" else 1e-5
+    assert_allclose(update.rows[7], np.linalg.pinv(x) @ np.full(10, 3.0), rtol=tolerance, atol=tolerance)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
     "model", [ALS(7), BiasedALS(7), LassoMF(7, l1_ratio=0.4), ALS(7, nonnegative=True)], ids=lambda m: m.name

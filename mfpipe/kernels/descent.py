@@ -3,7 +3,16 @@
 import numpy as np
 
 from mfpipe.kernels import kernel, part
-from mfpipe.kernels.normal import PANEL, cut_off, factorise, normal_equations, padded, substitute
+from mfpipe.kernels.normal import (
+    PANEL,
+    TARGETS,
+    biases_of,
+    cut_off,
+    factorise,
+    normal_equations,
+    padded,
+    substitute,
+)
 from mfpipe.kernels.residuals import row_penalty, settled
 
 PASSES = 10_000
@@ -47,10 +56,11 @@ def descent_rows(
     width = other.shape[1]
     first = 1 if biased else 0
     rank = width - first
+    biases = biases_of(other, biased)
     stored = np.empty((padded(other, rank), padded(other, rank)), other.dtype)
     moments = np.empty((2, padded(other, rank)), other.dtype)
     panel = np.zeros((PANEL, padded(other, rank)), other.dtype)
-    targets = np.empty(PANEL, other.dtype)
+    targets = np.empty(TARGETS, other.dtype)
     gram = np.empty((width, width), np.float64)
     room = padded(gram, width)
     system = np.empty((room, room), np.float64)
@@ -67,7 +77,7 @@ def descent_rows(
             unfinished[u] = False
             continue
         square, total = normal_equations(
-            columns, values, begin, end, other, first, mean, panel, targets, stored, moments
+            columns, values, begin, end, other, biases, mean, panel, targets, stored, moments
         )
         for k in range(width):
             p[k] = own[u, k]

@@ -17,9 +17,16 @@ from mfpipe.kernels.elimination import (
     subtract_rows,
 )
 from mfpipe.kernels.registers import lanes, tile_rows
-from mfpipe.kernels.tiles import add_products, add_products_and_moments, add_square, copy_rows
+from mfpipe.kernels.tiles import (
+    add_products,
+    add_products_and_moments,
+    add_rows_and_moments,
+    add_square,
+    copy_rows,
+)
 
 PANEL = 64  # ratings gathered at a time, so that a panel stays near the processor
+TARGETS = 256  # targets worked out at a time
 
 
 @part
@@ -30,16 +37,20 @@ def padded(array, size):
 
 
 @part
-def gather(columns, values, begin, size, other, first, mean, panel, targets):
-    """Copy the factors and targets of `size` ratings into the first rows of `panel` and `targets`.
+def biases_of(other, biased):
+    """The other side's biases side by side, where many fit near the processor; none without biases."""
+    return other[:, 0].copy() if biased else np.empty(0, other.dtype)
 
-    `first` is the number of bias columns before the factors; returns Σ y² and Σ y.
-    """
-    copy_rows(panel, other, first, columns, begin, size)
+
+@part
+def set_targets(columns, values, begin, size, biases, mean, targets):
+    """Set the targets of `size` ratings: less the mean and the biases, if there are any; Σ y² and Σ y."""
+    # Slices, because LLVM gathers what is indexed by a sum: numba lets that be negative.
+    ratings, rows = values[begin : begin + size], columns[begin : begin + size]
     for j in range(size):
-        targets[j] = values[begin + j]
-        if first:
-            targets[j] -= mean + other[columns[begin + j], 0]
+        targets[j] = ratings[j]
+        if len(biases) > 0:
+            targets[j] -= mean + biases[rows[j]]
     square, total = 0.0, 0.0
     for j in range(size):
         y = np.float64(targets[j])
@@ -49,16 +60,23 @@ def gather(columns, values, begin, size, other, first, mean, panel, targets):
 
 
 @part
-def normal_equations(columns, values, begin, end, other, first, mean, panel, targets, gram, moments):
+def normal_equations(columns, values, begin, end, other, biases, mean, panel, targets, gram, moments):
     """Set `gram` to XᵀX and `moments` to (Xᵀy, Xᵀ1) of one row's ratings; Σ y² and Σ y."""
+    first = min(len(biases), 1)
     gram[:] = 0
     moments[:] = 0
     square, total = 0.0, 0.0
-    for start in range(begin, end, PANEL):
-        size = min(PANEL, end - start)
-        more = gather(columns, values, start, size, other, first, mean, panel, targets)
+    in_place = other.shape[1] - first == gram.shape[1] == lanes(gram)
+    step = TARGETS if in_place else PANEL
+    for start in range(begin, end, step):
+        size = min(step, end - start)
+        more = set_targets(columns, values, start, size, biases, mean, targets)
         square += more[0]
         total += more[1]
+        if in_place:
+            add_rows_and_moments(gram, moments, other, first, columns, start, size, targets)
+            continue
+        copy_rows(panel, other, first, columns, start, size)
         for j in range(0, gram.shape[1], lanes(gram)):
             add_products_and_moments(gram, moments, 0, j, panel, targets, size)
             add_column(gram, tile_rows(gram), j, panel, size)

@@ -3,10 +3,21 @@
 import numpy as np
 
 from mfpipe.kernels import kernel, part
-from mfpipe.kernels.normal import PANEL, factorise, normal_equations, padded, set_gram, substitute
-from mfpipe.kernels.registers import tile_rows
+from mfpipe.kernels.batched import solve_batch
+from mfpipe.kernels.normal import (
+    PANEL,
+    TARGETS,
+    biases_of,
+    factorise,
+    normal_equations,
+    padded,
+    set_gram,
+    set_targets,
+    substitute,
+)
+from mfpipe.kernels.registers import lanes, tile_rows
 from mfpipe.kernels.residuals import row_penalty, settled
-from mfpipe.kernels.tiles import copy_turned
+from mfpipe.kernels.tiles import copy_turned, subtract_product
 
 
 @kernel
@@ -51,54 +62,83 @@ def ridge_rows(
     """
     first = 1 if biased else 0
     rank = other.shape[1] - first
+    biases = biases_of(other, biased)
     width = padded(other, rank)
-    gram = np.zeros((width, width), other.dtype)
+    together = lanes(other) if width <= lanes(other) else 1
+    systems = np.zeros((together, width, width), other.dtype)
+    moments = np.zeros((together, 2, width), other.dtype)
+    solutions = np.zeros((together, width), other.dtype)
+    square, total = np.empty(together), np.empty(together)
+    solved, waiting = np.empty(together, np.bool_), np.empty(together, np.int64)
     panel = np.zeros((max(PANEL, width), width), other.dtype)
-    targets = np.empty(max(PANEL, width), other.dtype)
-    moments = np.empty((2, width), other.dtype)
-    solution = np.zeros(width, other.dtype)
+    targets = np.empty(max(TARGETS, width), other.dtype)
     work = np.empty((2, width), other.dtype)
-    for u in range(len(indptr) - 1):
-        begin, end = indptr[u], indptr[u + 1]
-        row = rows[u]
-        row[:] = 0
-        unsolved[u] = False
-        if begin == end:
-            squared_error[u] = 0.0
-            penalised[u] = 0.0
-            continue
-        if end - begin < rank and not separate:
-            error = _dual(
-                columns, values, begin, end, other, first, mean, penalty[u], bias_penalty[u],
-                gram, panel, targets, moments, solution, work, row,
-            )  # fmt: skip
-        else:
-            error = _primal(
-                columns, values, begin, end, other, first, mean, penalty[u], bias_penalty[u], own, u,
-                separate, gram, panel, targets, moments, solution, work, row,
-            )  # fmt: skip
-        unsolved[u] = error < 0
-        squared_error[u] = error
-        penalised[u] = row_penalty(row, penalty[u], bias_penalty[u], 0.0, biased)
+    side = width if together > 1 else 0
+    lanewise = np.empty((side + 1, side, together), other.dtype)
+    u, n = 0, len(indptr) - 1
+    while u < n:
+        count = 0
+        while u < n and count < together:
+            begin, end = indptr[u], indptr[u + 1]
+            rows[u] = 0
+            unsolved[u] = False
+            if begin == end:
+                squared_error[u] = 0.0
+                penalised[u] = 0.0
+            elif end - begin < rank and not separate:
+                error = _dual(
+                    columns, values, begin, end, other, biases, mean, penalty[u], bias_penalty[u],
+                    systems[count], panel, targets, moments[count], solutions[count], work, rows[u],
+                )  # fmt: skip
+                unsolved[u] = error < 0
+                squared_error[u] = error
+                penalised[u] = row_penalty(rows[u], penalty[u], bias_penalty[u], 0.0, biased)
+            else:
+                square[count], total[count] = _system(
+                    columns, values, begin, end, other, biases, mean, penalty[u], bias_penalty[u], own, u,
+                    separate, panel, targets, systems[count], moments[count], work, rows[u],
+                )  # fmt: skip
+                waiting[count] = u
+                count += 1
+            u += 1
+        if together > 1:
+            solve_batch(systems, moments, rank, 1, lanewise, solutions, solved)
+        elif count:
+            solved[0] = factorise(systems[0], rank, 1) == rank
+            for k in range(width):
+                solutions[0, k] = moments[0, 0, k]
+            substitute(systems[0], solutions[0], work, rank)
+        for b in range(count):
+            v = waiting[b]
+            if not solved[b]:
+                rows[v] = 0
+                unsolved[v] = True
+                squared_error[v] = -1.0
+            else:
+                squared_error[v] = _finish(
+                    columns[indptr[v] : indptr[v + 1]], values[indptr[v] : indptr[v + 1]], other, first,
+                    mean, penalty[v], bias_penalty[v], separate, square[b], total[b], moments[b],
+                    solutions[b], rows[v],
+                )  # fmt: skip
+            penalised[v] = row_penalty(rows[v], penalty[v], bias_penalty[v], 0.0, biased)
 
 
 @part
-def _primal(
-    columns, values, begin, end, other, first, mean, penalty, bias_penalty, own, u, separate,
-    gram, panel, targets, moments, solution, work, row,
+def _system(
+    columns, values, begin, end, other, biases, mean, penalty, bias_penalty, own, u, separate,
+    panel, targets, gram, moments, work, row,
 ):  # fmt: skip
-    """A row from the system in its factors; the squared error, or -1 where the system is singular.
+    """The system of a row's factors; Σ y² and Σ y of what it explains.
 
     A bias is taken out first: solved for and substituted, b = (Σy − 1ᵀXp) / (n + s_b), which leaves the
-    same problem in p with less in G, Xᵀy and yᵀy. The squared error follows from the minimum of that
-    problem, yᵀy − yᵀXp.
+    same problem in p with less in G, Xᵀy and yᵀy.
     """
-    rank = len(row) - first
+    rank = len(row) - min(len(biases), 1)
     square, total = normal_equations(
-        columns, values, begin, end, other, first, mean, panel, targets, gram, moments
+        columns, values, begin, end, other, biases, mean, panel, targets, gram, moments
     )
-    size = end - begin + bias_penalty
-    if first:
+    if len(biases) > 0:
+        size = end - begin + bias_penalty
         bias = total / size
         if separate:
             for k in range(rank):
@@ -106,41 +146,50 @@ def _primal(
             square += bias * ((end - begin) * bias - 2 * total)
         else:
             square -= total * bias
-            for i in range(rank):
-                share = moments[1, i] / gram.dtype.type(size)
-                for j in range(i, rank):
-                    gram[i, j] -= share * moments[1, j]
+            share, ones = work[0], moments[1]
+            for k in range(len(ones)):
+                share[k] = ones[k] / gram.dtype.type(size)
+            for j in range(0, len(ones), lanes(gram)):
+                for i in range(0, j + lanes(gram), tile_rows(gram)):
+                    subtract_product(gram, i, j, share, ones)
         row[0] = bias
         for k in range(rank):
             moments[0, k] -= gram.dtype.type(bias) * moments[1, k]
     for k in range(rank):
         gram[k, k] += penalty
-    if factorise(gram, rank, 1) < rank:
-        row[:] = 0
-        return -1.0
-    for k in range(len(solution)):
-        solution[k] = moments[0, k]
-    substitute(gram, solution, work, rank)
-    for k in range(rank):
-        row[first + k] = solution[k]
+    return square, total
+
+
+@part
+def _finish(
+    columns, values, other, first, mean, penalty, bias_penalty, separate, square, total, moments, solution,
+    row,
+):  # fmt: skip
+    """Set a row from the solution of its system; its squared error.
+
+    That follows from the minimum of the problem without the bias, yᵀy − yᵀXp.
+    """
+    rank = len(row) - first
     error, explained = square, 0.0
     for k in range(rank):
         p = np.float64(solution[k])
         error -= p * (np.float64(moments[0, k]) + penalty * p)
         explained += abs(p * np.float64(moments[0, k]))
+    for k in range(rank):
+        row[first + k] = solution[k]
     if first and not separate:
         bias = total
         for k in range(rank):
             bias -= moments[1, k] * solution[k]
-        row[0] = bias / size
+        row[0] = bias / (len(columns) + bias_penalty)
         error -= bias_penalty * np.float64(row[0]) ** 2
     digits = max(square, explained)
-    return settled(error, digits, columns[begin:end], values[begin:end], other, mean, first == 1, row)
+    return settled(error, digits, columns, values, other, mean, first == 1, row)
 
 
 @part
 def _dual(
-    columns, values, begin, end, other, first, mean, penalty, bias_penalty,
+    columns, values, begin, end, other, biases, mean, penalty, bias_penalty,
     gram, panel, targets, moments, solution, work, row,
 ):  # fmt: skip
     """A row with fewer ratings than factors, from the system in its ratings; returns as `_primal` does.
@@ -148,19 +197,21 @@ def _dual(
     The bias is b = s·1ᵀM⁻¹y / (s·1ᵀM⁻¹1 + s_b) with M = XXᵀ + sI, then a = M⁻¹(y − b1); what is left of
     the targets is s·a.
     """
+    first = min(len(biases), 1)
     rank = len(row) - first
     count = end - begin
     width = padded(gram, count)
-    for j in range(count):
-        targets[j] = values[begin + j]
-        if first:
-            targets[j] -= mean + other[columns[begin + j], 0]
-    whole = count // tile_rows(gram) * tile_rows(gram)
-    for j in range(0, whole, tile_rows(gram)):
-        copy_turned(panel, j, other, first, rank, columns, begin + j)
+    set_targets(columns, values, begin, count, biases, mean, targets)
+    step = tile_rows(gram)
+    for j in range(0, count, step):
+        if count < step:
+            for k in range(rank):
+                for m in range(count):
+                    panel[k, m] = other[columns[begin + m], first + k]
+        else:  # the last ones overlap those before where the count is not a multiple
+            at = min(j, count - step)
+            copy_turned(panel, at, other, first, rank, columns, begin + at)
     for k in range(rank):
-        for j in range(whole, count):
-            panel[k, j] = other[columns[begin + j], first + k]
         for j in range(count, width):
             panel[k, j] = 0
     set_gram(gram, width, panel, rank)
@@ -189,8 +240,10 @@ def _dual(
     error = 0.0
     for j in range(count):
         error += np.float64(weights[j]) * np.float64(weights[j])
+    # Slices, because LLVM makes no vectors of what is indexed by a sum: numba lets that be negative.
+    p, members = row[first:], columns[begin:end]
     for j in range(count):
-        x = other[columns[begin + j]]
+        x = other[members[j], first:]
         for k in range(rank):
-            row[first + k] += weights[j] * x[first + k]
+            p[k] += weights[j] * x[k]
     return penalty * penalty * error

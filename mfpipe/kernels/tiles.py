@@ -10,6 +10,41 @@ from numba.extending import intrinsic
 
 from mfpipe.kernels.registers import FUSED, Matrix
 
+LINE = 64  # bytes that memory sends at a time
+AHEAD = 24  # ratings whose rows are on their way from memory while one is worked at
+
+
+class Columns:
+    """Inside the code being built: where the other side's rows of the ratings lie, from their factors on."""
+
+    def __init__(self, context, builder, kind, value, other: Matrix, first):
+        array = context.make_array(kind)(context, builder, value)
+        self.builder, self.data, self.other, self.first = builder, array.data, other, first
+        (count,) = cgutils.unpack_tuple(builder, array.shape, 1)
+        self.last = builder.sub(count, other.constant(1))
+
+    def row_of(self, rating):
+        number = self.builder.load(self.builder.gep(self.data, [rating]))
+        return self.other.at(self.builder.sext(number, rating.type), self.first)
+
+    def prefetch(self, rating, rank) -> None:
+        """Ask for the row that is `AHEAD` ratings ahead, or the last."""
+        builder, line = self.builder, self.other.constant(LINE // self.other.align)
+        ahead = builder.add(rating, self.other.constant(AHEAD))
+        there = builder.icmp_signed("<", ahead, self.last)
+        start = self.row_of(builder.select(there, ahead, self.last))
+        zero, address, number = self.other.constant(0), ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [address, number, number, number])
+        ask = builder.module.declare_intrinsic("llvm.prefetch", [address], kind)
+
+        def asked(k) -> None:
+            place = builder.bitcast(builder.gep(start, [k]), address)
+            builder.call(ask, [place, *(number(each) for each in (0, 3, 1))])  # to read, to keep, data
+
+        with cgutils.for_range_slice(builder, zero, rank, line, rank.type) as (k, _):
+            asked(k)
+        asked(builder.sub(rank, self.other.constant(1)))  # a row may begin within a line
+
 
 @intrinsic
 def copy_rows(typingctx, panel, other, first, columns, begin, size):
@@ -18,14 +53,15 @@ def copy_rows(typingctx, panel, other, first, columns, begin, size):
 
     def build(context, builder, signature, args):
         target, source = (Matrix(context, builder, signature.args[k], args[k]) for k in (0, 1))
-        numbers = context.make_array(signature.args[3])(context, builder, args[3]).data
         _, _, first, _, begin, size = args
+        columns = Columns(context, builder, signature.args[3], args[3], source, first)
         rank, lanes = builder.sub(source.stride, first), target.constant(target.lanes)
         last = builder.sub(rank, lanes)
         whole = builder.icmp_signed(">=", last, target.constant(0))
         with cgutils.for_range(builder, size, intp=size.type) as loop:
-            number = builder.load(builder.gep(numbers, [builder.add(begin, loop.index)]))
-            start = source.at(builder.sext(number, size.type), first)
+            rating = builder.add(begin, loop.index)
+            start = columns.row_of(rating)
+            columns.prefetch(rating, rank)
             to = target.at(loop.index, target.constant(0))
             with builder.if_else(whole, likely=True) as (vectors, numbers_one_by_one):
                 with vectors, cgutils.for_range_slice(builder, target.constant(0), rank, lanes) as (k, _):
@@ -47,18 +83,18 @@ def copy_turned(typingctx, panel, j, other, first, rank, columns, begin):
 
     def build(context, builder, signature, args):
         target, source = (Matrix(context, builder, signature.args[k], args[k]) for k in (0, 2))
-        numbers = context.make_array(signature.args[5])(context, builder, args[5]).data
         _, j, _, first, rank, _, begin = args
         side = target.rows
-        starts = []
-        for m in range(side):
-            number = builder.load(builder.gep(numbers, [builder.add(begin, source.constant(m))]))
-            starts.append(source.at(builder.sext(number, j.type), first))
+        columns = Columns(context, builder, signature.args[5], args[5], source, first)
+        ratings = [builder.add(begin, source.constant(m)) for m in range(side)]
+        starts = [columns.row_of(rating) for rating in ratings]
+        for rating in ratings:
+            columns.prefetch(rating, rank)
         square = ir.VectorType(target.element, side)
         whole = builder.mul(builder.sdiv(rank, source.constant(side)), source.constant(side))
         with cgutils.for_range_slice(builder, source.constant(0), whole, source.constant(side)) as (k, _):
             rows = [source.load(builder.gep(start, [k]), square) for start in starts]
-            for m, row in enumerate(_transposed(builder, rows)):
+            for m, row in enumerate(transposed(builder, rows)):
                 target.store(row, target.at(builder.add(k, target.constant(m)), j))
         with cgutils.for_range_slice(builder, whole, rank, source.constant(1)) as (k, _):
             for m, start in enumerate(starts):
@@ -70,7 +106,7 @@ def copy_turned(typingctx, panel, j, other, first, rank, columns, begin):
     return signature, build
 
 
-def _transposed(builder, rows: list) -> list:
+def transposed(builder, rows: list) -> list:
     """The transpose of a square of vectors, by log₂ rounds of interleaving the first and second half."""
     side = len(rows)
     halves = [
@@ -86,24 +122,49 @@ def _transposed(builder, rows: list) -> list:
     return rows
 
 
-def _add_products(context, builder, gram, i, j, panel, size, moments=None, targets=None) -> None:
-    corner = gram.at(i, j)
-    addresses = [gram.below(corner, gram.constant(m)) for m in range(gram.rows)]
-    if moments is not None:
-        addresses += [moments.at(moments.constant(m), j) for m in range(2)]
-    slots = gram.registers([gram.load(address) for address in addresses])
-    left, right = panel.at(panel.constant(0), i), panel.at(panel.constant(0), j)
+class Tile:
+    """The tile of a matrix at (i, j), in registers from now until it is stored."""
+
+    def __init__(self, matrix: Matrix, i, j):
+        self.matrix, corner = matrix, matrix.at(i, j)
+        self.addresses = [matrix.below(corner, matrix.constant(m)) for m in range(matrix.rows)]
+        self.slots = matrix.registers([matrix.load(address) for address in self.addresses])
+
+    def add(self, left, right) -> None:
+        """Add the product of the ROWS numbers at `left` and the LANES numbers at `right`."""
+        matrix = self.matrix
+        matrix.accumulate(self.slots, left, matrix.load(right), matrix.builder.fadd)
+
+    def store(self) -> None:
+        for slot, address in zip(self.slots, self.addresses, strict=True):
+            self.matrix.store(self.matrix.builder.load(slot), address)
+
+
+class Moments(Tile):
+    """moments[:, j:j+LANES], in registers from now until they are stored."""
+
+    def __init__(self, moments: Matrix, j):
+        self.matrix = moments
+        self.addresses = [moments.at(moments.constant(m), j) for m in range(2)]
+        self.slots = moments.registers([moments.load(address) for address in self.addresses])
+
+    def add(self, left, right) -> None:
+        """Add (the number at `left`, 1) times the LANES numbers at `right`."""
+        matrix, builder, (weighted, plain) = self.matrix, self.matrix.builder, self.slots
+        vector = matrix.load(right)
+        product = builder.fmul(matrix.splat(builder.load(left)), vector, flags=FUSED)
+        builder.store(builder.fadd(builder.load(weighted), product, flags=FUSED), weighted)
+        builder.store(builder.fadd(builder.load(plain), vector, flags=FUSED), plain)
+
+
+def _add_products(builder, tile: Tile, i, j, panel: Matrix, size, sums: Moments | None = None, targets=None):
     with cgutils.for_range(builder, size, intp=size.type) as loop:
-        vector = panel.load(panel.below(right, loop.index))
-        gram.accumulate(slots[: gram.rows], panel.below(left, loop.index), vector, builder.fadd)
-        if moments is not None:
-            weighted, plain = slots[gram.rows :]
-            weight = gram.splat(builder.load(builder.gep(targets.data, [loop.index])))
-            product = builder.fmul(weight, vector, flags=FUSED)
-            builder.store(builder.fadd(builder.load(weighted), product, flags=FUSED), weighted)
-            builder.store(builder.fadd(builder.load(plain), vector, flags=FUSED), plain)
-    for slot, address in zip(slots, addresses, strict=True):
-        gram.store(builder.load(slot), address)
+        left, right = panel.at(loop.index, i), panel.at(loop.index, j)
+        tile.add(left, right)
+        if sums:
+            sums.add(builder.gep(targets.data, [loop.index]), right)
+    for each in filter(None, (tile, sums)):
+        each.store()
 
 
 @intrinsic
@@ -114,7 +175,7 @@ def add_products(typingctx, gram, i, j, panel, size):
     def build(context, builder, signature, args):
         target = Matrix(context, builder, signature.args[0], args[0])
         source = Matrix(context, builder, signature.args[3], args[3])
-        _add_products(context, builder, target, args[1], args[2], source, args[4])
+        _add_products(builder, Tile(target, args[1], args[2]), args[1], args[2], source, args[4])
         return context.get_dummy_value()
 
     return signature, build
@@ -127,7 +188,7 @@ def add_square(typingctx, gram, i, panel, size):
 
     def build(context, builder, signature, args):
         target, source = (Matrix(context, builder, signature.args[k], args[k], square=True) for k in (0, 2))
-        _add_products(context, builder, target, args[1], args[1], source, args[3])
+        _add_products(builder, Tile(target, args[1], args[1]), args[1], args[1], source, args[3])
         return context.get_dummy_value()
 
     return signature, build
@@ -142,7 +203,59 @@ def add_products_and_moments(typingctx, gram, moments, i, j, panel, targets, siz
         gram, moments, panel, targets = (
             Matrix(context, builder, signature.args[k], args[k]) for k in (0, 1, 4, 5)
         )
-        _add_products(context, builder, gram, args[2], args[3], panel, args[6], moments, targets)
+        _, _, i, j, _, _, size = args
+        _add_products(builder, Tile(gram, i, j), i, j, panel, size, Moments(moments, j), targets)
+        return context.get_dummy_value()
+
+    return signature, build
+
+
+@intrinsic
+def subtract_product(typingctx, gram, i, j, left, right):
+    """gram[i:i+ROWS, j:j+LANES] −= left[i:i+ROWS]ᵀ right[j:j+LANES]."""
+    signature = types.void(gram, types.intp, types.intp, left, right)
+
+    def build(context, builder, signature, args):
+        gram, left, right = (Matrix(context, builder, signature.args[k], args[k]) for k in (0, 3, 4))
+        _, i, j, _, _ = args
+        tile = Tile(gram, i, j)
+        vector = gram.load(builder.gep(right.data, [j]))
+        gram.accumulate(tile.slots, builder.gep(left.data, [i]), vector, builder.fsub)
+        tile.store()
+        return context.get_dummy_value()
+
+    return signature, build
+
+
+@intrinsic
+def add_rows_and_moments(typingctx, gram, moments, other, first, columns, begin, size, targets):
+    """`add_products_and_moments` and all other tiles at once, for a rank of one whole vector.
+
+    Rows are used where they lie: copied, each number would be read from the copy only once.
+    """
+    signature = types.void(gram, moments, other, types.intp, columns, types.intp, types.intp, targets)
+
+    def build(context, builder, signature, args):
+        gram, moments, other, targets = (
+            Matrix(context, builder, signature.args[k], args[k]) for k in (0, 1, 2, 7)
+        )
+        square = Matrix(context, builder, signature.args[0], args[0], square=True)
+        _, _, _, first, _, begin, size, _ = args
+        columns = Columns(context, builder, signature.args[4], args[4], other, first)
+        starts = [gram.constant(i) for i in range(0, gram.lanes, gram.rows)]
+        tiles = [Tile(gram, i, gram.constant(0)) for i in starts[:-1]]
+        tiles.append(Tile(square, starts[-1], starts[-1]))
+        sums = Moments(moments, gram.constant(0))
+        with cgutils.for_range(builder, size, intp=size.type) as loop:
+            rating = builder.add(begin, loop.index)
+            row = columns.row_of(rating)
+            columns.prefetch(rating, gram.constant(gram.lanes))
+            for i, tile in zip(starts, tiles, strict=True):
+                left = builder.gep(row, [i])
+                tile.add(left, left if tile.matrix is square else row)
+            sums.add(builder.gep(targets.data, [loop.index]), row)
+        for each in (*tiles, sums):
+            each.store()
         return context.get_dummy_value()
 
     return signature, build
