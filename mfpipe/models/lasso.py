@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse
 
 from mfpipe.errors import ParameterError
 from mfpipe.models.base import Factors, choice, is_not_negative, parameter, switch
@@ -55,9 +56,8 @@ class LassoMF(FactorModel):
         """The λ from which on the first half-step from this start ends with all factors zero."""
         if not self.l1_share:
             return super().collapse_bound(user, item, rating, start)
-        sums = np.zeros((len(start.item), self.rank))
-        np.add.at(sums, item, rating[:, None] * start.user[user])
-        reach = np.abs(sums).max(axis=1)
+        shape = len(start.item), len(start.user)
+        reach = np.abs(scipy.sparse.csr_array((rating, (item, user)), shape) @ start.user).max(axis=1)
         weights = np.bincount(item) if self.weighting == "count" else len(rating)
         return float((2 * reach / (self.l1_share * weights)).max())
 
