@@ -21,6 +21,7 @@ from mfpipe.models.base import Baseline, Factors, Totals
 from mfpipe.ratings import Ratings
 
 RISE_ALLOWED = {"float32": 1e-5, "float64": 1e-12}  # of the mean square of what a residual is made of
+PAIRS = 2**17  # looked at at a time
 COLLAPSED = 1e-3  # mean square of p·q, as a share of the train RMSE's, below which a fit is suspected
 OTHER = {"user": "item", "item": "user"}
 
@@ -363,10 +364,17 @@ def _require_digits(squares: float, storage: np.dtype) -> None:
 
 
 def _collapsed(result: Fit, ratings: Ratings) -> bool:
-    dots = np.zeros(len(ratings))
-    factors = (rows[:, -result.model.params["rank"] :] for rows in result.factors)
-    dot_pairs(*readonly(ratings.user, ratings.item, *factors), dots)
-    return bool(np.mean(dots**2) < COLLAPSED * result.train_rmse**2)
+    """Whether the products p·q are next to nothing; most often the first few ratings already say no."""
+    factors = readonly(*(rows[:, -result.model.params["rank"] :] for rows in result.factors))
+    left = COLLAPSED * result.train_rmse**2 * len(ratings)
+    for begin in range(0, len(ratings), PAIRS):
+        pairs = (rows[begin : begin + PAIRS] for rows in (ratings.user, ratings.item))
+        dots = np.zeros(min(PAIRS, len(ratings) - begin))
+        dot_pairs(*readonly(*pairs), *factors, dots)
+        left -= float(dots @ dots)
+        if left <= 0:
+            return False
+    return True
 
 
 def _warnings(result: Fit, ratings: Ratings, start: Factors) -> list[str]:

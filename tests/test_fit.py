@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from mfpipe import fit as driver
 from mfpipe.errors import NumericError, ParameterError
 from mfpipe.executors import executor
 from mfpipe.fit import Pairs, fit, starting_factors
@@ -55,6 +56,17 @@ def test_unpenalised_biases_have_one_form(small):
     sums = np.bincount(components, np.bincount(halves.item) * result.factors.item[:, 0], components.max() + 1)
     assert_allclose(sums, 0, atol=1e-9)
     assert BiasedALS(bias_regularization=0.1).gauge(halves.user, halves.item) is None
+
+
+@pytest.mark.parametrize("pairs", [1, 7, 2**17])
+@pytest.mark.parametrize("share", [0.999, 1.001])
+def test_a_fit_has_collapsed_below_a_share_of_its_error(small, share, pairs, monkeypatch):
+    result = fitted(ALS(3, 0.05, dtype="float64", max_iter=1), small)
+    products = (result.factors.user @ result.factors.item.T)[small.user, small.item]
+    limit = np.mean(products**2) / result.train_rmse**2
+    monkeypatch.setattr(driver, "PAIRS", pairs)
+    monkeypatch.setattr(driver, "COLLAPSED", share * limit)
+    assert fitted(ALS(3, 0.05, dtype="float64", max_iter=1), small).collapsed == (share > 1)
 
 
 def test_a_lasso_that_collapses_says_why_and_from_where(small):
