@@ -22,6 +22,7 @@ from mfpipe.ratings import Ratings
 
 RISE_ALLOWED = {"float32": 1e-5, "float64": 1e-12}  # of the mean square of what a residual is made of
 COLLAPSED = 1e-3  # mean square of p·q, as a share of the train RMSE's, below which a fit is suspected
+PAIRS_AT_ONCE = 1 << 16
 OTHER = {"user": "item", "item": "user"}
 
 
@@ -112,15 +113,7 @@ class State:
 
 def baseline_of(ratings: Ratings) -> Baseline:
     """The global mean and the means of rows, in float64."""
-
-    def means(rows: np.ndarray, n: int) -> np.ndarray:
-        return np.bincount(rows, ratings.rating, n) / np.bincount(rows, minlength=n)
-
-    return Baseline(
-        float(ratings.rating.mean()),
-        means(ratings.user, len(ratings.users)),
-        means(ratings.item, len(ratings.items)),
-    )
+    return Baseline(ratings.mean, *ratings.row_means())
 
 
 def starting_factors(model: Model, ratings: Ratings) -> Factors:
@@ -220,7 +213,7 @@ class _Loop:
         self.penalty = {"user": 0.0, "item": 0.0}
         self.momentum = Momentum()
         self.totals = Totals(len(ratings), baseline.global_mean)
-        self.counts = Factors(np.bincount(ratings.user), np.bincount(ratings.item))
+        self.counts = Factors(ratings.user_counts, ratings.item_counts)
         self.components = model.gauge(ratings.user, ratings.item) if isinstance(model, FactorModel) else None
         self.squares = float(ratings.rating @ ratings.rating) / len(ratings)
         _require_digits(self.squares, model.storage)
@@ -363,10 +356,17 @@ def _require_digits(squares: float, storage: np.dtype) -> None:
 
 
 def _collapsed(result: Fit, ratings: Ratings) -> bool:
-    dots = np.zeros(len(ratings))
-    factors = (rows[:, -result.model.params["rank"] :] for rows in result.factors)
-    dot_pairs(*readonly(ratings.user, ratings.item, *factors), dots)
-    return bool(np.mean(dots**2) < COLLAPSED * result.train_rmse**2)
+    """Whether Σ (p·q)² is that small; as a rule the first of the pairs alone are above it."""
+    factors = readonly(*(rows[:, -result.model.params["rank"] :] for rows in result.factors))
+    total, small = 0.0, COLLAPSED * result.train_rmse**2 * len(ratings)
+    for begin in range(0, len(ratings), PAIRS_AT_ONCE):
+        user, item = (rows[begin : begin + PAIRS_AT_ONCE] for rows in (ratings.user, ratings.item))
+        dots = np.zeros(len(user))
+        dot_pairs(*readonly(user, item, *factors), dots)
+        total += float(dots @ dots)
+        if total >= small:
+            return False
+    return True
 
 
 def _warnings(result: Fit, ratings: Ratings, start: Factors) -> list[str]:

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ import pyarrow as pa
 from mfpipe import files, sources
 from mfpipe.errors import ParameterError, RatingsError, StoreError
 from mfpipe.ids import IdMap
-from mfpipe.pairs import sort_pairs
+from mfpipe.pairs import counted, sort_pairs, summed
 from mfpipe.printable import printable
 from mfpipe.reading import Chunk, Columns, Fault, read
 from mfpipe.texts import NO_TIME, decimals, id_faults, moments
@@ -56,6 +56,28 @@ class Ratings:
 
     def __len__(self) -> int:
         return len(self.rating)
+
+    @cached_property
+    def mean(self) -> float:
+        """The mean rating, in stars."""
+        return float(self.rating.mean())
+
+    @cached_property
+    def user_counts(self) -> np.ndarray:
+        """Number of ratings of each user; int64."""
+        return counted(self.user, len(self.users))
+
+    @cached_property
+    def item_counts(self) -> np.ndarray:
+        """Number of ratings of each item; int64."""
+        return counted(self.item, len(self.items))
+
+    def row_means(self) -> tuple[np.ndarray, np.ndarray]:
+        """The mean rating of each user and of each item, in stars."""
+        return (
+            summed(self.user, self.rating, len(self.users)) / self.user_counts,
+            summed(self.item, self.rating, len(self.items)) / self.item_counts,
+        )
 
     def fingerprint(self) -> str:
         """sha256 of ids, ratings and times: the same for any order of files and lines."""

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from mfpipe.errors import NumericError, ParameterError
 from mfpipe.executors import executor
-from mfpipe.fit import Pairs, fit, starting_factors
+from mfpipe.fit import Pairs, _collapsed, fit, starting_factors
 from mfpipe.models import ALS, BiasedALS, LassoMF
 from mfpipe.models.base import Factors, Totals
 from tests import oracle
@@ -98,6 +98,19 @@ def test_a_collapse_is_explained_with_the_largest_useful_regularization(small, w
     result = fitted(below, small)
     assert min(np.abs(rows).max() for rows in result.factors) > 0.1
     assert not any("collapsed" in warning for warning in result.warnings)
+
+
+@pytest.mark.parametrize("share", [0.5, 2.0])
+@pytest.mark.parametrize("at_once", [7, 10**6])
+def test_a_collapse_is_told_by_the_mean_square_of_all_products(small, monkeypatch, share, at_once):
+    monkeypatch.setattr("mfpipe.fit.PAIRS_AT_ONCE", at_once)
+    result = fitted(ALS(3, max_iter=2, dtype="float64"), small)
+    users = np.where(np.arange(len(small.users)) < len(small.users) - 1, 0, 1)[:, None] * result.factors.user
+    products = np.mean((users @ result.factors.item.T)[small.user, small.item] ** 2)
+    result.factors = result.factors._replace(
+        user=users * (1e-3 / products) ** 0.5 * result.train_rmse * share
+    )
+    assert _collapsed(result, small) == (share < 1)
 
 
 def test_no_iterations_give_the_start(small):

@@ -257,6 +257,7 @@ def test_light_imports_stay_light():
     import subprocess
     import sys
 
-    code = "import mfpipe.cli, sys; print([m for m in ('pandas', 'dask', 'distributed', 'sklearn', 'bokeh', 'prefect') if m in sys.modules])"
+    heavy = ("pandas", "dask", "distributed", "sklearn", "bokeh", "prefect", "scipy.sparse", "asyncio")
+    code = f"import mfpipe.cli, mfpipe.pipeline, sys; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

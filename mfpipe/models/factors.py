@@ -11,8 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse
-import scipy.sparse.linalg
 
 from mfpipe.kernels import readonly
 from mfpipe.kernels.descent import descent_rows
@@ -286,6 +284,8 @@ class FactorModel(Model):
         targets = self._targets(user, item, rating)
         if not self.signed and targets.min() < 0:
             return None
+        import scipy.sparse  # which most fits do without
+
         matrix = scipy.sparse.csr_array((targets, (user, item)))
         if self.weighting == "uniform":
             return largest_singular_value(matrix) / len(rating)
@@ -319,6 +319,8 @@ def largest_singular_value(matrix) -> float:
 
     Not from ones: the residuals of free biases sum to zero in every row and column.
     """
+    import scipy.sparse.linalg
+
     if min(matrix.shape) == 1:
         return float(scipy.sparse.linalg.norm(matrix))
     if not matrix.count_nonzero():
