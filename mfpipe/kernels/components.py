@@ -1,6 +1,5 @@
 """Which rows hang together: the connected components of the graph whose edges are rated pairs."""
 
-
 from mfpipe.kernels import kernel, part
 
 
