@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from mfpipe import files, sources
+from mfpipe.cores import in_order
 from mfpipe.errors import ParameterError, RatingsError, StoreError
 from mfpipe.ids import IdMap
 from mfpipe.pairs import counted, sort_pairs, summed
@@ -111,7 +112,7 @@ def _compact(rows: np.ndarray, ids: IdMap) -> tuple[np.ndarray, IdMap]:
     used[rows] = True
     if used.all():
         return rows, ids
-    return (np.cumsum(used, dtype=np.int32) - np.int32(1))[rows], IdMap(ids.texts.filter(pa.array(used)))
+    return (np.cumsum(used, dtype=np.int32) - np.int32(1))[rows], ids.subset(used)
 
 
 @dataclass
@@ -369,8 +370,9 @@ def encode(
 def _encode_all(chunks: list[_Usable], duplicates: str) -> Ratings:
     """Ratings from chunks, which are taken out of their list to free their memory early."""
     timed = all(chunk.time is not None for chunk in chunks)
-    user, users = _encode([chunk.user for chunk in chunks])
-    item, items = _encode([chunk.item for chunk in chunks])
+    sides = [chunk.user for chunk in chunks], [chunk.item for chunk in chunks]
+    (user, users), (item, items) = in_order(_encode, sides, len(sides))
+    del sides
     pieces = [
         (user.pop(0), item.pop(0), chunk.rating, chunk.time if timed else None)
         for chunk in (chunks.pop(0) for _ in range(len(chunks)))

@@ -10,6 +10,8 @@ import psutil
 import pytest
 
 pytest.importorskip("prefect")
+from mfpipe_flows import local
+
 pytestmark = pytest.mark.timeout(240)
 
 
@@ -165,3 +167,20 @@ def test_down_ends_what_up_started_and_can_be_run_twice(tmp_path):
     bystander.wait()
     assert not (local.checkout / "prefect.toml").exists()
     assert local.local("down").stdout == "nothing was running\n"
+
+
+def test_up_has_the_kernels_compiled_by_a_retrain_that_leaves_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(local, "HERE", tmp_path)
+    with local._compiling():
+        assert list(tmp_path.glob("compiling-*"))
+    assert capsys.readouterr().out == ""  # it says when it fails
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_compiles_ends_with_the_up_that_failed(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "HERE", tmp_path)
+    with pytest.raises(SystemExit), local._compiling():
+        (compiling,) = [p for p in psutil.Process().children() if "retrain" in p.cmdline()]
+        raise SystemExit("a port is not free")
+    assert not compiling.is_running()
+    assert not list(tmp_path.iterdir())

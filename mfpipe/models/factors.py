@@ -17,7 +17,7 @@ from mfpipe.kernels.descent import descent_rows
 from mfpipe.kernels.pairs import dot_pairs
 from mfpipe.kernels.residuals import evaluate_rows, row_penalty, squared_residual
 from mfpipe.kernels.ridge import ridge_rows
-from mfpipe.kernels.start import mix, normal_rows
+from mfpipe.kernels.start import normal_rows
 from mfpipe.models.base import (
     SIDES,
     Baseline,
@@ -332,7 +332,5 @@ def largest_singular_value(matrix) -> float:
 def normal_start(seed: int, side: str, hashes: np.ndarray, rank: int, dtype: np.dtype) -> np.ndarray:
     """N(0, 1) rows keyed by (seed, side, id): the same whatever other ids there are."""
     rows = np.empty((len(hashes), rank), dtype)
-    key = mix(mix(np.uint64(seed)) + np.uint64(SIDES.index(side)))
-    (keys,) = readonly(hashes ^ np.uint64(key))
-    normal_rows(keys, rows)
+    normal_rows(*readonly(hashes), np.uint64(seed), np.uint64(SIDES.index(side)), rows)
     return rows
