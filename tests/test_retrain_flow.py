@@ -179,8 +179,15 @@ def test_up_has_the_kernels_compiled_by_a_retrain_that_leaves_nothing(tmp_path, 
 
 def test_what_compiles_ends_with_the_up_that_failed(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "HERE", tmp_path)
-    with pytest.raises(SystemExit), local._compiling():
-        (compiling,) = [p for p in psutil.Process().children() if "retrain" in p.cmdline()]
-        raise SystemExit("a port is not free")
-    assert not compiling.is_running()
+    found = []
+
+    def fail() -> None:
+        with local._compiling():
+            found.extend(p for p in psutil.Process().children() if "retrain" in p.cmdline())
+            raise SystemExit("a port is not free")
+
+    with pytest.raises(SystemExit):
+        fail()
+    assert len(found) == 1
+    assert not found[0].is_running()
     assert not list(tmp_path.iterdir())
