@@ -386,10 +386,9 @@ def _encode(columns: list[pa.DictionaryArray]) -> tuple[list[np.ndarray], IdMap]
     codes = [_codes(column) for column in columns]
     used = []
     for column, code in zip(columns, codes, strict=True):
-        occurs = np.zeros(len(column.dictionary), dtype=bool)
-        occurs[code] = True
+        occurs = counted(code, len(column.dictionary)) > 0
         used.append(column.dictionary.filter(pa.array(occurs)))
     ids = IdMap.sorted(pa.chunked_array(used).unique())
     rows = ids.rows(pa.chunked_array([column.dictionary for column in columns]))
     ends = np.cumsum([len(column.dictionary) for column in columns])[:-1]
-    return [row[code] for row, code in zip(np.split(rows, ends), codes, strict=True)], ids
+    return [row.take(code) for row, code in zip(np.split(rows, ends), codes, strict=True)], ids
