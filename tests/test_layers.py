@@ -262,3 +262,17 @@ def test_light_imports_stay_light():
     code = f"import mfpipe.cli, mfpipe.pipeline, sys; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_kernels_load_no_blas_and_leave_numba_able_to():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, numba, numpy as np\n"
+        "from mfpipe.pairs import counted\n"
+        "print(counted(np.zeros(3, np.int32), 1), 'scipy.linalg' in sys.modules)\n"
+        "print(numba.njit(lambda a: a @ a)(np.full((2, 2), 3.0))[0, 0], 'scipy.linalg' in sys.modules)\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.split() == ["[3]", "False", "18.0", "True"]
