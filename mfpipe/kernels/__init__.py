@@ -80,12 +80,12 @@ def kernel(function: Callable) -> Callable:
     users_own = config.CACHE_DIR
     config.CACHE_DIR = str(_CACHE or "")
     try:
-        return njit(**_OPTIONS, no_cfunc_wrapper=True, cache=_CACHE is not None)(function)
+        return njit(**_OPTIONS, cache=_CACHE is not None)(function)
     finally:
         config.CACHE_DIR = users_own
 
 
-part = njit(**_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+part = njit(**_OPTIONS)
 """Compile as a part of the kernels that call it."""
 
 
