@@ -87,11 +87,15 @@ def from_csv(
 
 
 def environment(system: str, threads: int = 2) -> dict[str, str]:
-    """What a package reads its number of threads from; a BLAS called from many threads gets one each."""
+    """What a package reads its number of threads from; a BLAS called from many threads gets one each.
+
+    Python may keep bytecode, as everybody's does: installed packages have theirs.
+    """
     if system == "mfpipe":
-        return {}
+        return {"PYTHONDONTWRITEBYTECODE": ""}
     count = str(threads)
     return {
+        "PYTHONDONTWRITEBYTECODE": "",
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": count,
         "LK_NUM_THREADS": count,

@@ -19,9 +19,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from importlib.resources import as_file, files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 import yaml
@@ -90,20 +92,44 @@ def up() -> None:
     wanted, env = commands(ports), environment(ports)
     if "dask-scheduler" not in running and "dask-worker" in running:
         _end([running.pop("dask-worker")])  # it was the lost scheduler's, and would soon end by itself
-    for name in ("server", "dask-scheduler", "dask-worker"):
-        if name not in running:
-            _start(name, *wanted[name], env)
-    _wait("server", lambda: _answers(f"{ports.url}/health"))
-    _prefect(env, "work-pool", "create", "local", "--type", "process", "--overwrite")
-    _prefect(env, "deploy", "--all", "--prefect-file", str(_deployments(ports)))
-    _reconcile(ports, worker_runs="worker" in running)
-    if "worker" not in running:
-        _start("worker", *wanted["worker"], env)
-    _wait("worker", lambda: _worker_is_online(ports))
-    _wait("dask-worker", lambda: _dask_workers(ports) > 0)
+    with nullcontext() if "dask-worker" in running else _compiling():
+        for name in ("server", "dask-scheduler", "dask-worker"):
+            if name not in running:
+                _start(name, *wanted[name], env)
+        _wait("server", lambda: _answers(f"{ports.url}/health"))
+        _prefect(env, "work-pool", "create", "local", "--type", "process", "--overwrite")
+        _prefect(env, "deploy", "--all", "--prefect-file", str(_deployments(ports)))
+        _reconcile(ports, worker_runs="worker" in running)
+        if "worker" not in running:
+            _start("worker", *wanted["worker"], env)
+        _wait("worker", lambda: _worker_is_online(ports))
+        _wait("dask-worker", lambda: _dask_workers(ports) > 0)
     print(f"Prefect:        http://{HOST}:{ports.api}")
     print(f"Dask dashboard: http://{HOST}:{ports.dashboard}/status")
     print(f"Logs:           {HERE / 'logs'}; `make down` ends what this started")
+
+
+@contextmanager
+def _compiling() -> Iterator[None]:
+    """Have the kernels compiled meanwhile, by a retrain of the sample: the first night need not wait."""
+    with (
+        TemporaryDirectory(dir=HERE, prefix="compiling-") as made,
+        as_file(files("mfpipe_sample") / "train.csv.gz") as ratings,
+        subprocess.Popen(
+            (
+                sys.executable, "-m", "mfpipe", "retrain", ratings, "--store", made, "--name", "sample",
+                "--cluster", "serial", "--rank", "8", "--regularization", "0.15", "-q",
+            ),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as process,
+    ):  # fmt: skip
+        try:
+            yield
+            if process.wait():
+                print("the kernels could not be compiled ahead; the first retrain says why")
+        finally:
+            process.kill()
 
 
 def down() -> None:

@@ -80,7 +80,7 @@ def update_block(
 
 
 def _totals(ratings: Ratings) -> Totals:
-    return Totals(len(ratings), float(ratings.rating.mean()))
+    return Totals(len(ratings), ratings.mean)
 
 
 def _joined(parts: list[Part], started: float, memory: Reused) -> HalfStep:

@@ -113,15 +113,7 @@ class State:
 
 def baseline_of(ratings: Ratings) -> Baseline:
     """The global mean and the means of rows, in float64."""
-
-    def means(rows: np.ndarray, n: int) -> np.ndarray:
-        return np.bincount(rows, ratings.rating, n) / np.bincount(rows, minlength=n)
-
-    return Baseline(
-        float(ratings.rating.mean()),
-        means(ratings.user, len(ratings.users)),
-        means(ratings.item, len(ratings.items)),
-    )
+    return Baseline(ratings.mean, *ratings.row_means())
 
 
 def starting_factors(model: Model, ratings: Ratings) -> Factors:
@@ -221,7 +213,7 @@ class _Loop:
         self.penalty = {"user": 0.0, "item": 0.0}
         self.momentum = Momentum()
         self.totals = Totals(len(ratings), baseline.global_mean)
-        self.counts = Factors(np.bincount(ratings.user), np.bincount(ratings.item))
+        self.counts = Factors(ratings.user_counts, ratings.item_counts)
         self.components = model.gauge(ratings.user, ratings.item) if isinstance(model, FactorModel) else None
         self.squares = float(ratings.rating @ ratings.rating) / len(ratings)
         _require_digits(self.squares, model.storage)

@@ -44,8 +44,7 @@ class FittedModel:
     @classmethod
     def of(cls, fit: Fit, ratings: Ratings) -> FittedModel:
         users, items = ratings.users, ratings.items
-        user_counts = np.bincount(ratings.user, minlength=len(users))
-        item_counts = np.bincount(ratings.item, minlength=len(items))
+        user_counts, item_counts = ratings.user_counts, ratings.item_counts
         rated = Block(0, np.concatenate(([0], np.cumsum(user_counts))), ratings.item, ratings.rating)
         return cls(fit.model, users, items, fit.factors, fit.baseline, user_counts, item_counts, rated)
 

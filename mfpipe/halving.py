@@ -130,8 +130,8 @@ def update_candidate(trial: Trial, turn: Turn) -> Standing:
     model, ratings, pairs = turn.model, trial.prepared.ratings, trial.prepared.pairs
     start = turn.factors
     if start is not None and model.balances:  # as between any two iterations, which a fit cannot know of
-        counts = Factors(np.bincount(ratings.user), np.bincount(ratings.item))
-        start = model.balanced(start, counts, Totals(len(ratings), float(ratings.rating.mean())))
+        counts = Factors(ratings.user_counts, ratings.item_counts)
+        start = model.balanced(start, counts, Totals(len(ratings), ratings.mean))
     fitted = fit(model, ratings, trial.where, start=start)
     predicted = model.predict(fitted.factors, pairs.users, pairs.items, fitted.baseline)
     return Standing(

@@ -66,6 +66,13 @@ class IdMap:
         found = pc.index_in(texts, value_set=self.texts)
         return pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
 
+    def subset(self, keep: np.ndarray) -> IdMap:
+        """The ids where `keep`, bool, shape (rows,), is true, in the same order."""
+        kept = IdMap(self.texts.filter(pa.array(keep)))
+        if "hashes" in vars(self):  # found before, which takes longer than all of this
+            kept.hashes = self.hashes[keep]
+        return kept
+
     def lines(self) -> pa.Buffer:
         """The UTF-8 bytes of all ids with a newline between."""
         every = pa.ListArray.from_arrays(pa.array([0, len(self)], pa.int32()), self.texts)

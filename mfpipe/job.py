@@ -126,15 +126,18 @@ class Prepared:
 
     def data(self) -> dict:
         """The `data` of a manifest."""
+        return self._figures | self.about
+
+    @cached_property
+    def _figures(self) -> dict:
         return {
             "n_ratings": len(self.ratings),
             "n_users": len(self.ratings.users),
             "n_items": len(self.ratings.items),
             "sha256": self.sha256,
-            "global_mean": float(self.ratings.rating.mean()),
+            "global_mean": self.ratings.mean,
             "spread": float(self.ratings.rating.std()),
             "time": self.ratings.time_range(),
-            **self.about,
         }
 
 

@@ -12,7 +12,7 @@ from mfpipe.cores import available_cores, in_order
 from mfpipe.errors import RatingsError
 from mfpipe.ids import IdMap
 from mfpipe.kernels import readonly
-from mfpipe.kernels.grouping import count_rows, place
+from mfpipe.kernels.grouping import add_by_row, count_rows, place
 
 RATINGS_A_THREAD = 1 << 18
 Sorted = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
@@ -70,6 +70,20 @@ def grouped(pieces: Sequence[Piece], n_rows: int) -> tuple[np.ndarray, Piece]:
 
     _each(fill, len(shares))
     return indptr, Piece(first.rows[:0], *out)
+
+
+def counted(rows: np.ndarray, n_rows: int) -> np.ndarray:
+    """How often each row occurs; int64, shape (n_rows,)."""
+    counts = np.zeros(n_rows, np.int64)
+    count_rows(*readonly(rows), counts)
+    return counts
+
+
+def summed(rows: np.ndarray, values: np.ndarray, n_rows: int) -> np.ndarray:
+    """The sum of each row's values, in the order given; float64, shape (n_rows,)."""
+    sums = np.zeros(n_rows)
+    add_by_row(*readonly(rows, values), sums)
+    return sums
 
 
 def _shares(pieces: Sequence[Piece]) -> list[list[Piece]]:

@@ -6,7 +6,9 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from mfpipe.orders import order_of
 from mfpipe.ranking import ranking
 from mfpipe.ratings import Ratings, Rules, read_test
 from mfpipe.runs import Checkpoints, Run
+from mfpipe.sealed import encoded
 from mfpipe.store import WHATEVER, Store, Version, parse_name
 from mfpipe.topn import require_count
 from mfpipe.watching import watched
@@ -57,8 +60,8 @@ def compile_kernels(model: Model) -> float:
 class Trained:
     """A fit with its evaluation and where its time went.
 
-    `threads` are those that its half-steps had, and `diagnosis` is what its report says of the test
-    records, once it is published.
+    `threads` are those that its half-steps had, `diagnosis` is what its report says of the test
+    records, once it is published, and `kept` its training ratings as they are kept, if encoded already.
     """
 
     fitted: FittedModel
@@ -68,6 +71,11 @@ class Trained:
     threads: int
     version: Version | None = None
     diagnosis: dict | None = None
+    kept: memoryview | None = None
+
+    @cached_property
+    def checksums(self) -> dict[str, str]:
+        return checksums(self.fitted)
 
     def record(self, prepared: Prepared, name: str | None = None, published: bool = False) -> dict:
         """What `train --json` prints."""
@@ -85,7 +93,7 @@ class Trained:
             "test": {
                 key: self.metrics[key] for key in ("rows", "warm", "cold", "rmse_warm", "rmse_cold", "mae")
             },
-            "checksums": checksums(self.fitted),
+            "checksums": self.checksums,
             "timings": self.timings,
             "n_iter": self.fit.n_iter,
             "converged": self.fit.converged,
@@ -149,25 +157,36 @@ class Fitting:
     def finish(self, prepared: Prepared, run: Run | None = None, state: State | None = None) -> dict:
         """Fit, evaluate and store; for a run, with checkpoints, and from the state it had reached."""
         started = time.perf_counter()
-        self.stage("compiling kernels, or loading them from the cache")
-        compiling = compile_kernels(self.model)
-        self.stage(f"fitting {self.model.name} to {len(prepared.ratings):,} ratings")
-        with executor(prepared.ratings, self.model.storage, **self.place.settings()) as where:
-            keep = run.keep if run else None
-            trained = fit_and_evaluate(
-                self.model, prepared, where, self.on_iteration, state, keep, name=self.name, store=self.store
-            )
+        # What is stored of the ratings is made while the fit is set up, which keeps one core busy.
+        with ThreadPoolExecutor(1, "mfpipe-encoding") as beside:
+            encoding = beside.submit(_encoded_ratings, prepared)
+            self.stage("compiling kernels, or loading them from the cache")
+            compiling = compile_kernels(self.model)
+            self.stage(f"fitting {self.model.name} to {len(prepared.ratings):,} ratings")
+            with executor(prepared.ratings, self.model.storage, **self.place.settings()) as where:
+                keep = run.keep if run else None
+                trained = fit_and_evaluate(
+                    self.model, prepared, where, self.on_iteration, state, keep,
+                    name=self.name, store=self.store,
+                )  # fmt: skip
         for message in trained.fit.warnings:
             log.warning(message)
         trained.timings = {"ingest": prepared.seconds, "compile": compiling, **trained.timings}
         self.stage("storing")
         began = time.perf_counter()
+        trained.kept = encoding.result()
         by = run.id if run else None
         publish(trained, prepared, self.name, self.store, self.place, self.make_current, run=by)
         ended = time.perf_counter()
         storing = ended - began - trained.timings["diagnose"]
         trained.timings |= {"store": storing, "total": prepared.seconds + ended - started}
         return trained.record(prepared, self.name, self.make_current)
+
+
+def _encoded_ratings(prepared: Prepared) -> memoryview:
+    """The training ratings as a version keeps them; what the manifest says of them is found on the way."""
+    prepared.data()
+    return encoded(rated.table_of(prepared.ratings))
 
 
 def quarantine_file(store: Store) -> Path:
@@ -236,7 +255,7 @@ def publish(
         "converged": fitting.converged,
         "warnings": fitting.warnings,
         "timings": dict(trained.timings),
-        "checksums": checksums(trained.fitted),
+        "checksums": trained.checksums,
         "place": place.settings(),
         **(about or {}),
     }
@@ -254,8 +273,7 @@ def publish(
         },
         "metrics.json": trained.metrics,
     }
-    if trained.fitted.rated is not None:
-        artifacts[rated.FILE] = rated.table_of(trained.fitted.rated)
+    artifacts[rated.FILE] = trained.kept or rated.table_of(prepared.ratings)
     if systems:
         artifacts["systems.json"] = systems
     artifacts[diagnosis.FILE] = trained.diagnosis

@@ -10,15 +10,15 @@ import pyarrow as pa
 from mfpipe.errors import ParameterError, StoreError
 from mfpipe.fitted import FittedModel
 from mfpipe.models.base import Block
+from mfpipe.ratings import Ratings
 from mfpipe.store import Version
 
 FILE = "ratings.parquet"
 
 
-def table_of(rated: Block) -> pa.Table:
-    """Training ratings by user as a table of user row, item row and rating."""
-    users = np.repeat(np.arange(rated.n_rows, dtype=np.int32), np.diff(rated.indptr))
-    return pa.table({"user": users, "item": rated.columns, "rating": rated.values})
+def table_of(ratings: Ratings) -> pa.Table:
+    """Training ratings as a table of user row, item row and rating."""
+    return pa.table({"user": ratings.user, "item": ratings.item, "rating": ratings.rating})
 
 
 def block_of(table: pa.Table, n_users: int) -> Block:

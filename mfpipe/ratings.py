@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,9 +19,10 @@ import numpy as np
 import pyarrow as pa
 
 from mfpipe import files, sources
+from mfpipe.cores import in_order
 from mfpipe.errors import ParameterError, RatingsError, StoreError
 from mfpipe.ids import IdMap
-from mfpipe.pairs import sort_pairs
+from mfpipe.pairs import counted, sort_pairs, summed
 from mfpipe.printable import printable
 from mfpipe.reading import Chunk, Columns, Fault, read
 from mfpipe.texts import NO_TIME, decimals, id_faults, moments
@@ -57,6 +58,28 @@ class Ratings:
     def __len__(self) -> int:
         return len(self.rating)
 
+    @cached_property
+    def mean(self) -> float:
+        """The mean rating, in stars."""
+        return float(self.rating.mean())
+
+    @cached_property
+    def user_counts(self) -> np.ndarray:
+        """Number of ratings of each user; int64."""
+        return counted(self.user, len(self.users))
+
+    @cached_property
+    def item_counts(self) -> np.ndarray:
+        """Number of ratings of each item; int64."""
+        return counted(self.item, len(self.items))
+
+    def row_means(self) -> tuple[np.ndarray, np.ndarray]:
+        """The mean rating of each user and of each item, in stars."""
+        return (
+            summed(self.user, self.rating, len(self.users)) / self.user_counts,
+            summed(self.item, self.rating, len(self.items)) / self.item_counts,
+        )
+
     def fingerprint(self) -> str:
         """sha256 of ids, ratings and times: the same for any order of files and lines."""
         digest = hashlib.sha256(b"mfpipe ratings 1")
@@ -89,7 +112,7 @@ def _compact(rows: np.ndarray, ids: IdMap) -> tuple[np.ndarray, IdMap]:
     used[rows] = True
     if used.all():
         return rows, ids
-    return (np.cumsum(used, dtype=np.int32) - np.int32(1))[rows], IdMap(ids.texts.filter(pa.array(used)))
+    return (np.cumsum(used, dtype=np.int32) - np.int32(1))[rows], ids.subset(used)
 
 
 @dataclass
@@ -347,8 +370,9 @@ def encode(
 def _encode_all(chunks: list[_Usable], duplicates: str) -> Ratings:
     """Ratings from chunks, which are taken out of their list to free their memory early."""
     timed = all(chunk.time is not None for chunk in chunks)
-    user, users = _encode([chunk.user for chunk in chunks])
-    item, items = _encode([chunk.item for chunk in chunks])
+    sides = [chunk.user for chunk in chunks], [chunk.item for chunk in chunks]
+    (user, users), (item, items) = in_order(_encode, sides, len(sides))
+    del sides
     pieces = [
         (user.pop(0), item.pop(0), chunk.rating, chunk.time if timed else None)
         for chunk in (chunks.pop(0) for _ in range(len(chunks)))
@@ -362,10 +386,9 @@ def _encode(columns: list[pa.DictionaryArray]) -> tuple[list[np.ndarray], IdMap]
     codes = [_codes(column) for column in columns]
     used = []
     for column, code in zip(columns, codes, strict=True):
-        occurs = np.zeros(len(column.dictionary), dtype=bool)
-        occurs[code] = True
+        occurs = counted(code, len(column.dictionary)) > 0
         used.append(column.dictionary.filter(pa.array(occurs)))
     ids = IdMap.sorted(pa.chunked_array(used).unique())
     rows = ids.rows(pa.chunked_array([column.dictionary for column in columns]))
     ends = np.cumsum([len(column.dictionary) for column in columns])[:-1]
-    return [row[code] for row, code in zip(np.split(rows, ends), codes, strict=True)], ids
+    return [row.take(code) for row, code in zip(np.split(rows, ends), codes, strict=True)], ids

@@ -163,7 +163,7 @@ def _chunks(path: Path, columns: Columns, need_rating: bool) -> Iterator[Callabl
                 yield partial(_itself, chunk)
             return
         yield partial(reader.plain, block, line)
-        line += block.count(b"\n")
+        line += int(np.count_nonzero(np.frombuffer(block, np.uint8) == ord("\n")))
     if reader is None:
         raise RatingsError(f"{path}: empty, or blank lines only")
 

@@ -38,7 +38,7 @@ def seal(
     aside, target : Path
         Beside each other; `target` must not exist. `aside` is deleted where the writing fails.
     contents : mapping
-        File name → pyarrow.Table (for .parquet) or JSON value (for .json).
+        File name → pyarrow.Table (for .parquet), JSON value (for .json), or what `encoded` made of one.
     about : dict
         For the manifest; JSON values.
     compression : str
@@ -50,10 +50,10 @@ def seal(
         Something could not be written.
     """
     try:
-        encoded = {name: _encoded(value, compression) for name, value in contents.items()}
+        written = {name: encoded(value, compression) for name, value in contents.items()}
         files.make_directory(aside)
         listed = {}
-        for name, data in encoded.items():
+        for name, data in written.items():
             files.write_new(aside / name, data)
             listed[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         manifest = {"format": FORMAT, **about, "files": listed}
@@ -66,12 +66,22 @@ def seal(
         raise
 
 
-def _encoded(value: Any, compression: str) -> memoryview:
+def encoded(value: Any, compression: str = "zstd") -> memoryview:
+    """The bytes of a file that holds a table or a JSON value; what is encoded already stays as it is."""
+    if isinstance(value, memoryview):
+        return value
     if not isinstance(value, pa.Table):
         return memoryview(json_bytes(value))
     buffer = pa.BufferOutputStream()
-    pq.write_table(value, buffer, compression=compression, write_page_checksum=True)
+    repeating = [name for name in value.column_names if _repeats(value[name])]
+    pq.write_table(value, buffer, compression=compression, use_dictionary=repeating, write_page_checksum=True)
     return memoryview(buffer.getvalue())
+
+
+def _repeats(column: pa.ChunkedArray) -> bool:
+    """Whether a dictionary of a column's values pays; of factors it costs more than writing them."""
+    first = column.slice(0, 1000)
+    return pa.types.is_integer(column.type) or 2 * len(first.unique()) <= len(first)
 
 
 def json_bytes(value: Any) -> bytes:

@@ -17,7 +17,7 @@ from mfpipe.errors import RatingsError
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".parquet", ".csv.gz", ".tsv.gz", ".txt.gz", ".dat.gz")
 _REMOTE = re.compile("[A-Za-z][A-Za-z0-9+.-]*://", re.ASCII)
-BLOCK_BYTES = 16 << 20
+BLOCK_BYTES = 8 << 20
 LINE_LIMIT = 1 << 20
 _NOT_TEXT = {
     b"PK\x03\x04": "a zip archive; unpack it first",

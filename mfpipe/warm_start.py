@@ -83,7 +83,7 @@ def solve_touched(champion: FittedModel, model: FactorModel, ratings: Ratings, s
     An item's ratings by users that are new are left out at first, because their rows are random still.
     Everything is only a start: full iterations follow, to the same tolerance as a cold fit.
     """
-    totals = Totals(len(ratings), float(ratings.rating.mean()))
+    totals = Totals(len(ratings), ratings.mean)
     factors = start.factors
     for side in ("item", "user"):
         rows = touched(champion, ratings, side)

@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from numpy.testing import assert_array_equal
 from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 
 from mfpipe.errors import ParameterError, RatingsError
@@ -121,3 +122,13 @@ def test_records_seen_in_training_are_counted():
         pa.array(["a", "b", "b", "c"]), pa.array(["y", "x", "y", "x"]), np.ones(4), np.arange(4)
     )
     assert seen_in_training(test, ratings) == 2
+
+
+def test_ids_that_are_left_keep_their_order_and_their_hashes():
+    ids = IdMap(pa.array(["3", "1", "é", "2"]))
+    keep = np.array([True, False, True, True])
+    before, hashes = ids.subset(keep), ids.hashes
+    after = ids.subset(keep)
+    assert before.texts.to_pylist() == after.texts.to_pylist() == ["3", "é", "2"]
+    assert_array_equal(after.hashes, hashes[keep])
+    assert_array_equal(before.hashes, hashes[keep])

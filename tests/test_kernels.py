@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+import scipy.sparse.csgraph
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.linear_model import ElasticNet, Lasso, Ridge
 
+from mfpipe.kernels import readonly
+from mfpipe.kernels.components import number_components
 from mfpipe.models import ALS, BiasedALS, ItemMean, LassoMF, UserItemMean, UserMean
 from mfpipe.models.base import Baseline, Factors, Totals
 from mfpipe.models.factors import normal_start
@@ -188,6 +191,18 @@ def test_biased_rows_equal_scikit_learn_with_an_intercept(n, bias_regularization
         ridge.fit(other[block.columns, 1:], block.values - 3.2 - other[block.columns, 0])
         expected = np.concatenate(([ridge.intercept_], ridge.coef_))
         assert_allclose(update.rows[0], expected, atol=1e-4 if nonnegative else 1e-9)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 6)), min_size=1))
+def test_components_are_those_of_scipy(pairs):
+    users, items = np.array(pairs, np.int32).T
+    labels = np.empty(9 + 7, np.int32)
+    count = number_components(*readonly(users, items), 9, labels)
+    graph = scipy.sparse.coo_array((np.ones(len(pairs)), (users, 9 + items)), (16, 16))
+    expected = scipy.sparse.csgraph.connected_components(graph, directed=False)
+    assert count == expected[0]
+    assert_array_equal(labels, expected[1])
 
 
 def test_a_row_whose_solution_is_zero_is_exactly_zero():

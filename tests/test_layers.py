@@ -27,7 +27,7 @@ ALLOWED = {
     "texts": {"kernels"},
     "pairs": {"cores", "kernels"},
     "reading": {"cores", "sources", "scanning"},
-    "ratings": {"files", "printable", "sources", "reading", "texts", "pairs"},
+    "ratings": {"cores", "files", "printable", "sources", "reading", "texts", "pairs"},
     "dataset": {"files", "sources", "ratings"},
     "partition": {"models", "pairs", "ratings"},
     "cluster": {"cores", "scratch"},
@@ -36,7 +36,7 @@ ALLOWED = {
     "fitted": {"models", "fit", "ratings"},
     "evaluate": {"kernels", "fitted", "ratings"},
     "predictions": {"files", "sources", "reading", "texts", "fitted"},
-    "rated": {"models", "fitted", "store"},
+    "rated": {"models", "fitted", "ratings", "store"},
     "topn": {"kernels", "models", "fitted"},
     "similar": {"models", "fitted", "topn"},
     "folding": {"models", "fitted", "ratings"},
@@ -118,6 +118,7 @@ ALLOWED = {
         "topn",
         "store",
         "runs",
+        "sealed",
         "orders",
     },
     "dashboards": set(),
@@ -257,6 +258,21 @@ def test_light_imports_stay_light():
     import subprocess
     import sys
 
-    code = "import mfpipe.cli, sys; print([m for m in ('pandas', 'dask', 'distributed', 'sklearn', 'bokeh', 'prefect') if m in sys.modules])"
+    heavy = ("pandas", "dask", "distributed", "sklearn", "bokeh", "prefect", "scipy.sparse", "asyncio")
+    code = f"import mfpipe.cli, mfpipe.pipeline, sys; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_kernels_load_no_blas_and_leave_numba_able_to():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, numba, numpy as np\n"
+        "from mfpipe.pairs import counted\n"
+        "print(counted(np.zeros(3, np.int32), 1), 'scipy.linalg' in sys.modules)\n"
+        "print(numba.njit(lambda a: a @ a)(np.full((2, 2), 3.0))[0, 0], 'scipy.linalg' in sys.modules)\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.split() == ["[3]", "False", "18.0", "True"]

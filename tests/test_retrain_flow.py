@@ -10,6 +10,8 @@ import psutil
 import pytest
 
 pytest.importorskip("prefect")
+from mfpipe_flows import local
+
 pytestmark = pytest.mark.timeout(240)
 
 
@@ -165,3 +167,27 @@ def test_down_ends_what_up_started_and_can_be_run_twice(tmp_path):
     bystander.wait()
     assert not (local.checkout / "prefect.toml").exists()
     assert local.local("down").stdout == "nothing was running\n"
+
+
+def test_up_has_the_kernels_compiled_by_a_retrain_that_leaves_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(local, "HERE", tmp_path)
+    with local._compiling():
+        assert list(tmp_path.glob("compiling-*"))
+    assert capsys.readouterr().out == ""  # it says when it fails
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_compiles_ends_with_the_up_that_failed(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "HERE", tmp_path)
+    found = []
+
+    def fail() -> None:
+        with local._compiling():
+            found.extend(p for p in psutil.Process().children() if "retrain" in p.cmdline())
+            raise SystemExit("a port is not free")
+
+    with pytest.raises(SystemExit):
+        fail()
+    assert len(found) == 1
+    assert not found[0].is_running()
+    assert not list(tmp_path.iterdir())

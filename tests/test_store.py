@@ -5,6 +5,7 @@ import os
 import threading
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from numpy.testing import assert_array_equal
@@ -14,6 +15,7 @@ from mfpipe.executors import executor
 from mfpipe.fit import fit
 from mfpipe.fitted import FittedModel
 from mfpipe.models import ALS
+from mfpipe.sealed import encoded
 from mfpipe.store import Store, parse_name
 
 
@@ -185,3 +187,23 @@ def test_names_cannot_leave_the_store(text):
 def test_names_and_versions_are_told_apart():
     assert parse_name("als") == ("als", None)
     assert parse_name("my.model-2_x@12") == ("my.model-2_x", "12")
+
+
+def test_only_columns_that_repeat_get_a_dictionary():
+    rng = np.random.default_rng(0)
+    columns = {
+        "id": [f"user {n}" for n in range(5000)],
+        "factor": rng.normal(size=5000),
+        "rating": rng.integers(1, 6, 5000).astype(np.float64),
+        "item": rng.integers(0, 300, 5000, dtype=np.int32),
+        "one": np.zeros(5000, np.float32),
+    }
+    table = pa.table(columns)
+    data = encoded(table)
+    file = pq.ParquetFile(pa.BufferReader(data))
+    assert file.read().equals(table)
+    chunks = [file.metadata.row_group(0).column(k) for k in range(len(columns))]
+    repeating = {chunk.path_in_schema for chunk in chunks if "RLE_DICTIONARY" in chunk.encodings}
+    assert repeating == {"rating", "item", "one"}
+    assert encoded(data) is data
+    assert encoded(pa.table({"none": pa.array([], pa.float64())}))

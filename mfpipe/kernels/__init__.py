@@ -11,12 +11,32 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 from numba import config, njit
+from numba.np import linalg
 
 log = logging.getLogger(__name__)
+
+
+def _load_without_blas() -> None:
+    """Load what numba loads at its first kernel, but not scipy.linalg, to see whether there is a BLAS.
+
+    That takes longer than all the rest of it. No kernel here needs one, and numba looks again before it
+    compiles a function that does.
+    """
+    look = linalg.ensure_blas
+    linalg.ensure_blas = lambda: None
+    try:
+        import_module("numba.np.arraymath")
+    finally:
+        linalg.ensure_blas = look
+
+
+if hasattr(linalg, "ensure_blas"):
+    _load_without_blas()
 
 _OPTIONS = {"nogil": True, "fastmath": {"contract", "reassoc"}, "error_model": "numpy"}
 

@@ -17,6 +17,20 @@ def count_rows(rows, counts):
 
 
 @kernel
+def add_by_row(rows, values, sums):
+    """Add each value to the sum of its row, in the order given.
+
+    Parameters
+    ----------
+    rows : int32, shape (n,)
+    values : float64, shape (n,)
+    sums : in and out, float64, shape (number of rows,)
+    """
+    for n in range(len(rows)):
+        sums[rows[n]] += values[n]
+
+
+@kernel
 def place(rows, columns, values, times, places, columns_out, values_out, times_out):
     """Put each rating at the next place of its row.
 

@@ -18,21 +18,24 @@ def mix(state):
 
 
 @kernel
-def normal_rows(keys, rows):
-    """Fill each row with N(0, 1) numbers that depend on its key and the column only.
+def normal_rows(hashes, seed, side, rows):
+    """Fill each row with N(0, 1) numbers that depend on id, seed, side and column only.
 
     Box and Muller's transform of SplitMix64 at counters 2k and 2k + 1.
 
     Parameters
     ----------
-    keys : uint64, shape (n,)
+    hashes : uint64, shape (n,)
+    seed, side : uint64
     rows : out, floating, shape (n, rank)
     """
     scale = 2.0**-53
-    for u in range(len(keys)):
+    of_side = mix(mix(seed) + side)
+    for u in range(len(hashes)):
+        key = hashes[u] ^ of_side
         for k in range(rows.shape[1]):
             counter = np.uint64(2 * k)
-            first = mix(keys[u] + (counter + np.uint64(1)) * _GOLDEN) >> np.uint64(11)
-            second = mix(keys[u] + (counter + np.uint64(2)) * _GOLDEN) >> np.uint64(11)
+            first = mix(key + (counter + np.uint64(1)) * _GOLDEN) >> np.uint64(11)
+            second = mix(key + (counter + np.uint64(2)) * _GOLDEN) >> np.uint64(11)
             radius = math.sqrt(-2.0 * math.log((np.float64(first) + 1.0) * scale))
             rows[u, k] = radius * math.cos(2.0 * math.pi * np.float64(second) * scale)

@@ -48,7 +48,8 @@ def best_columns(scores, margins, n, indptr, excluded, found, starts):
         count, least = _gather(row, margins[r], heap, near)
         if used + count > len(found):
             larger = np.empty(2 * (used + count), np.int32)
-            larger[:used] = found[:used]
+            for k in range(used):  # a slice takes numba 2 s more: to compile what it says if shapes differ
+                larger[k] = found[k]
             found = larger
         floor = least - margins[r]
         for k in range(count):

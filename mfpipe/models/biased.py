@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse
-import scipy.sparse.csgraph
-import scipy.sparse.linalg
 
 from mfpipe.errors import ParameterError
 from mfpipe.kernels import readonly
+from mfpipe.kernels.components import number_components
 from mfpipe.kernels.pairs import dot_pairs
 from mfpipe.models.base import (
     Baseline,
@@ -75,9 +73,9 @@ class BiasedALS(FactorModel):
         if self.bias_regularization > 0:
             return None
         n_users = int(user.max()) + 1
-        nodes = n_users + int(item.max()) + 1
-        graph = scipy.sparse.coo_array((np.ones(len(user), np.int8), (user, n_users + item)), (nodes, nodes))
-        return scipy.sparse.csgraph.connected_components(graph, directed=False)[1]
+        components = np.empty(n_users + int(item.max()) + 1, np.int32)
+        number_components(*readonly(user, item), n_users, components)
+        return components
 
     def gauged(self, factors: Factors, components: np.ndarray, item_counts: np.ndarray) -> Factors:
         """Shift biases within each component so that Σ n_i b_i = 0; no prediction of a rated pair changes."""
@@ -103,6 +101,8 @@ class BiasedALS(FactorModel):
 
     def _targets(self, user, item, rating) -> np.ndarray:
         """Residuals of the best bias-only model, which has a penalty of its own if the biases have."""
+        import scipy.sparse.linalg  # which most fits do without
+
         n, n_users = len(rating), int(user.max()) + 1
         columns = np.concatenate((user, n_users + item))
         rows = np.tile(np.arange(n), 2)

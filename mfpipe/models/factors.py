@@ -11,15 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse
-import scipy.sparse.linalg
 
 from mfpipe.kernels import readonly
 from mfpipe.kernels.descent import descent_rows
 from mfpipe.kernels.pairs import dot_pairs
 from mfpipe.kernels.residuals import evaluate_rows, row_penalty, squared_residual
 from mfpipe.kernels.ridge import ridge_rows
-from mfpipe.kernels.start import mix, normal_rows
+from mfpipe.kernels.start import normal_rows
 from mfpipe.models.base import (
     SIDES,
     Baseline,
@@ -286,6 +284,8 @@ class FactorModel(Model):
         targets = self._targets(user, item, rating)
         if not self.signed and targets.min() < 0:
             return None
+        import scipy.sparse  # which most fits do without
+
         matrix = scipy.sparse.csr_array((targets, (user, item)))
         if self.weighting == "uniform":
             return largest_singular_value(matrix) / len(rating)
@@ -319,6 +319,8 @@ def largest_singular_value(matrix) -> float:
 
     Not from ones: the residuals of free biases sum to zero in every row and column.
     """
+    import scipy.sparse.linalg
+
     if min(matrix.shape) == 1:
         return float(scipy.sparse.linalg.norm(matrix))
     if not matrix.count_nonzero():
@@ -330,7 +332,5 @@ def largest_singular_value(matrix) -> float:
 def normal_start(seed: int, side: str, hashes: np.ndarray, rank: int, dtype: np.dtype) -> np.ndarray:
     """N(0, 1) rows keyed by (seed, side, id): the same whatever other ids there are."""
     rows = np.empty((len(hashes), rank), dtype)
-    key = mix(mix(np.uint64(seed)) + np.uint64(SIDES.index(side)))
-    (keys,) = readonly(hashes ^ np.uint64(key))
-    normal_rows(keys, rows)
+    normal_rows(*readonly(hashes), np.uint64(seed), np.uint64(SIDES.index(side)), rows)
     return rows

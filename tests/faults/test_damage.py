@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from numpy.testing import assert_array_equal
 
@@ -139,7 +140,8 @@ def test_page_checksums_are_verified_beside_the_manifests(store):
     version = store.version("m", "2")
     path = version.path / "user_factors.parquet"
     data = bytearray(path.read_bytes())
-    data[len(data) // 3] ^= 1
+    ids = pq.ParquetFile(path).metadata.row_group(0).column(0)
+    data[ids.data_page_offset + ids.total_compressed_size - 1] ^= 1  # the last byte of their one page
     path.write_bytes(data)
     rewrite(version, "user_factors.parquet", sha256=hashlib.sha256(data).hexdigest())
     with pytest.raises(StoreError, match="user_factors.parquet: not a Parquet file"):
