@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse
 
 from mfpipe.errors import ParameterError
 from mfpipe.models.base import Factors, choice, is_not_negative, parameter, switch
@@ -56,6 +55,8 @@ class LassoMF(FactorModel):
         """The λ from which on the first half-step from this start ends with all factors zero."""
         if not self.l1_share:
             return super().collapse_bound(user, item, rating, start)
+        import scipy.sparse  # which most fits do without
+
         shape = len(start.item), len(start.user)
         reach = np.abs(scipy.sparse.csr_array((rating, (item, user)), shape) @ start.user).max(axis=1)
         weights = np.bincount(item) if self.weighting == "count" else len(rating)
