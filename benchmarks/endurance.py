@@ -17,6 +17,8 @@ import json
 import os
 import statistics
 import time
+import urllib.error
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from tests.local_prefect import LocalPrefect
 RATINGS, A_NIGHT, KEPT = 100_000, 200, 5
 USERS, ITEMS, MOST_NIGHTS = 5_000, 1_500, 300
 WARM_UP = 10  # nights, before what a process holds is compared with what it holds at the end
+PATIENCE = 300  # seconds in which the server has to answer
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 NAME = "endurance"
 
@@ -59,10 +62,8 @@ class Nights:
         self._write(night)
         watched = Highest(self._worker)
         began = time.monotonic()
-        deployment = self.prefect.ask("/deployments/name/retrain/nightly")
-        body = {"parameters": deployment["parameters"] | self._parameters(), "enforce_parameter_schema": True}
-        run = self.prefect.ask(f"/deployments/{deployment['id']}/create_flow_run", body)["id"]
-        while (state := self.prefect.ask(f"/flow_runs/{run}")["state"])["type"] not in ENDED:
+        run = self._create_run()
+        while (state := self._ask(f"/flow_runs/{run}")["state"])["type"] not in ENDED:
             watched.look()
             time.sleep(0.1)
         seconds = time.monotonic() - began
@@ -72,6 +73,28 @@ class Nights:
             raise SystemExit(f"night {night}: {state['name']}: {state['message']}")
         time.sleep(1)
         return {"night": night, "seconds": seconds, "driver": watched.most} | self._held()
+
+    def _create_run(self) -> str:
+        """Its id. The key lets one be created however often it has to be asked for."""
+        deployment = self._ask("/deployments/name/retrain/nightly")
+        body = {
+            "parameters": deployment["parameters"] | self._parameters(),
+            "enforce_parameter_schema": True,
+            "idempotency_key": str(uuid.uuid4()),
+        }
+        return self._ask(f"/deployments/{deployment['id']}/create_flow_run", body)["id"]
+
+    def _ask(self, path: str, body: dict | None = None) -> dict:
+        """What the server answers in the end; on a busy machine its database is locked at times (503)."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self.prefect.ask(path, body)
+            except OSError as error:  # urllib's errors are of this kind, the answers 4xx and 5xx too
+                refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
+                if refused or time.monotonic() > until:
+                    raise
+            time.sleep(1)
 
     def _parameters(self) -> dict:
         return {"ratings": ["ratings.csv"], "name": NAME, "keep_versions": KEPT, "max_iter": 15}
