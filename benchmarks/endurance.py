@@ -7,6 +7,8 @@ is always something new and never more. The directory gets a checkout with a sto
 for temporary files of its own, and `nights.jsonl`, a line of figures after each night. Called again
 with the same directory it goes on where it was, with the same processes where they still run (--leave-up).
 It ends with a table: figures after a warm-up against those of the last nights.
+
+With --empty a night's run is the command `true`, in a second or two: what grows then is Prefect's alone.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import json
 import os
 import statistics
 import time
+import urllib.error
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +32,7 @@ from tests.local_prefect import LocalPrefect
 RATINGS, A_NIGHT, KEPT = 100_000, 200, 5
 USERS, ITEMS, MOST_NIGHTS = 5_000, 1_500, 300
 WARM_UP = 10  # nights, before what a process holds is compared with what it holds at the end
+PATIENCE = 300  # seconds in which the server has to answer
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 NAME = "endurance"
 
@@ -59,10 +64,8 @@ class Nights:
         self._write(night)
         watched = Highest(self._worker)
         began = time.monotonic()
-        deployment = self.prefect.ask("/deployments/name/retrain/nightly")
-        body = {"parameters": deployment["parameters"] | self._parameters(), "enforce_parameter_schema": True}
-        run = self.prefect.ask(f"/deployments/{deployment['id']}/create_flow_run", body)["id"]
-        while (state := self.prefect.ask(f"/flow_runs/{run}")["state"])["type"] not in ENDED:
+        run = self._create_run("retrain/nightly", parameters=self._parameters())
+        while (state := self._ask(f"/flow_runs/{run}")["state"])["type"] not in ENDED:
             watched.look()
             time.sleep(0.1)
         seconds = time.monotonic() - began
@@ -72,6 +75,35 @@ class Nights:
             raise SystemExit(f"night {night}: {state['name']}: {state['message']}")
         time.sleep(1)
         return {"night": night, "seconds": seconds, "driver": watched.most} | self._held()
+
+    def start_nothing(self, night: int) -> dict:
+        """A run in which Prefect's worker starts `true`, and waits for it; what was measured after it."""
+        began = time.monotonic()
+        run = self._create_run("ingest/manual", job_variables={"command": "true"})
+        while not self._ask(f"/flow_runs/{run}")["infrastructure_pid"] or self._worker().children():
+            time.sleep(0.1)
+        seconds = time.monotonic() - began
+        time.sleep(1)
+        return {"night": night, "seconds": seconds} | self._processes()
+
+    def _create_run(self, name: str, **given: dict) -> str:
+        """Its id. The key lets one be created however often it has to be asked for."""
+        deployment = self._ask(f"/deployments/name/{name}")
+        body = {"idempotency_key": str(uuid.uuid4()), "enforce_parameter_schema": True} | given
+        body["parameters"] = deployment["parameters"] | given.get("parameters", {})
+        return self._ask(f"/deployments/{deployment['id']}/create_flow_run", body)["id"]
+
+    def _ask(self, path: str, body: dict | None = None) -> dict:
+        """What the server answers in the end; on a busy machine its database is locked at times (503)."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self.prefect.ask(path, body)
+            except OSError as error:  # urllib's errors are of this kind, the answers 4xx and 5xx too
+                refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
+                if refused or time.monotonic() > until:
+                    raise
+            time.sleep(1)
 
     def _parameters(self) -> dict:
         return {"ratings": ["ratings.csv"], "name": NAME, "keep_versions": KEPT, "max_iter": 15}
@@ -86,9 +118,8 @@ class Nights:
             writer.writerow(("user", "item", "rating", "date"))
             writer.writerows(zip(*(column[window].tolist() for column in self.ratings), strict=True))
 
-    def _held(self) -> dict:
-        """What every lasting process holds, and what lies on the disk."""
-        home, store = self.prefect.checkout / ".prefect", self.prefect.checkout / "mfpipe-store"
+    def _processes(self) -> dict:
+        """What every lasting process holds."""
         found: dict = {"pids": {}}
         for name, each in self.prefect.processes().items():
             process = psutil.Process(each["pid"])
@@ -99,7 +130,12 @@ class Nights:
                 "descriptors": sum(one.num_fds() for one in family),
                 "threads": sum(one.num_threads() for one in family),
             }
-        return found | {
+        return found
+
+    def _held(self) -> dict:
+        """What they hold, and what lies on the disk."""
+        home, store = self.prefect.checkout / ".prefect", self.prefect.checkout / "mfpipe-store"
+        return self._processes() | {
             "database": sum(path.stat().st_size for path in home.glob("prefect.db*")),
             "logs": sum(path.stat().st_size for path in (home / "logs").iterdir()),
             "prefect files": _files(home),
@@ -157,17 +193,23 @@ def table(nights: list[dict]) -> list[tuple[str, float, float, str]]:
         return what, before, after, change.format(after - before, 100 * (after / before - 1) if before else 0)
 
     rows = [row("creation to Completed, s", lambda night: night["seconds"], "{:+.1f}")]
-    for who in ("driver", "server", "worker", "dask-scheduler", "dask-worker"):
+    for who in held(nights[0], "driver", "server", "worker", "dask-scheduler", "dask-worker"):
         rows.append(row(f"{who}, RSS, MiB", lambda night, who=who: night[who]["rss"] / 2**20, "{1:+.1f} %"))
         for what in ("descriptors", "threads"):
             rows.append(row(f"{who}, {what}", lambda night, who=who, what=what: night[who][what], "{:+.0f}"))
-    for what in ("temporary files", "prefect files", "versions", "store files", "decisions", "reports"):
+    files = ("temporary files", "prefect files", "versions", "store files", "decisions", "reports")
+    for what in held(nights[0], *files):
         rows.append(row(what, lambda night, what=what: night[what], "{:+.0f}"))
     reach = nights[-1]["night"] - nights[WARM_UP]["night"]
-    for what in ("database", "logs"):
+    for what in held(nights[0], "database", "logs"):
         before, after = (night[what] / 2**20 for night in (nights[WARM_UP], nights[-1]))
         rows.append((f"{what}, MiB", before, after, f"{1024 * (after - before) / reach:.0f} KiB a night"))
     return rows
+
+
+def held(night: dict, *names: str) -> list[str]:
+    """Those that were measured: an empty night has neither a driver nor files."""
+    return [name for name in names if name in night]
 
 
 def main() -> None:
@@ -179,15 +221,19 @@ def main() -> None:
     parser.add_argument("--nights", type=int, default=100, help="in all, with those of earlier calls")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no night after so long")
     parser.add_argument("--leave-up", action="store_true", help="for a later call that goes on")
+    parser.add_argument("--empty", action="store_true", help="runs of `true` instead of retrains")
     options = parser.parse_args()
     nights = Nights(options.directory)
-    up = nights.prefect.local("up")
-    if up.returncode:
-        raise SystemExit(up.stdout + up.stderr)
     try:
+        up = nights.prefect.local("up")
+        if up.returncode:
+            raise SystemExit(up.stdout + up.stderr)
         until = time.monotonic() + options.seconds
         while len(nights.done()) < options.nights and time.monotonic() < until:
-            measured = nights.retrain(len(nights.prefect.decisions(NAME)))
+            if options.empty:
+                measured = nights.start_nothing(len(nights.done()))
+            else:
+                measured = nights.retrain(len(nights.prefect.decisions(NAME)))
             with nights.samples.open("a") as file:
                 file.write(json.dumps(measured) + "\n")
     finally:

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+import ssl
 import time
 from datetime import datetime
 
@@ -119,6 +121,16 @@ def test_a_report_says_where_it_is_and_those_of_deleted_versions_go(tmp_path, mo
     assert {each.name for each in reports.iterdir()} == {"m-1.html", "m-2-7.html"}
     assert str(path) in said[0]
     assert f"mfpipe report m@1 --store {store} -o report.html" in said[0]
+
+
+def test_server_and_worker_are_given_what_keeps_them_small(prefect):
+    for name in ("server", "worker"):
+        given = psutil.Process(prefect.processes()[name]["pid"]).environ()
+        assert given["PREFECT_API_URL"].startswith("http://")  # else it would need the others
+        context = ssl.create_default_context(cafile=given["PREFECT_API_SSL_CERT_FILE"])
+        assert context.cert_store_stats()["x509"] == 1
+        wanted = "1" if name == "server" else os.environ.get("MALLOC_ARENA_MAX")  # runs inherit the worker's
+        assert given.get("MALLOC_ARENA_MAX") == wanted
 
 
 @pytest.mark.slow
