@@ -25,15 +25,19 @@ log = logging.getLogger("mfpipe")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is documented in the README."""
+    with stoppable():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
     published.clear()
     try:
-        with stoppable():
-            options = _parser().parse_args(arguments)
-            printer = Printer(options)
-            _log_to_stderr(options, printer)
-            options.run(options, printer)
-            sys.stdout.flush()
+        options = _parser().parse_args(arguments)
+        printer = Printer(options)
+        _log_to_stderr(options, printer)
+        options.run(options, printer)
+        sys.stdout.flush()
         return 0
     except MfpipeError as error:
         if debug:

@@ -7,18 +7,20 @@ workers for ever: one that is killed for its memory may be restarted without end
 from __future__ import annotations
 
 import logging
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mfpipe import scratch
 from mfpipe.cores import available_cores
 from mfpipe.errors import ClusterError, ParameterError
+from mfpipe.stopping import Stopped, kill_children
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, LocalCluster
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ def connect(
 @contextmanager
 def _local(workers: int | None, threads_per_worker: int | None, dashboard: str) -> Iterator[Client]:
     import dask
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     settings: dict[str, Any] = {
         "n_workers": workers or 1,
@@ -73,7 +75,7 @@ def _local(workers: int | None, threads_per_worker: int | None, dashboard: str) 
         "dashboard_address": dashboard,
     }
     if workers:
-        settings |= {"host": "127.0.0.1", "preload": ["mfpipe.stopping"]}
+        settings |= {"host": "127.0.0.1"}
     else:
         # In this process nothing is copied. The worker's own page would otherwise listen everywhere,
         # and at a memory limit, which would be this process's, Dask only stops and waits.
@@ -89,16 +91,68 @@ def _local(workers: int | None, threads_per_worker: int | None, dashboard: str) 
         ),
         one_blas_thread(),
     ):
+        began, local = time.time(), None
         try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Port .* is already in use", UserWarning)  # said below
-                local = LocalCluster(**settings)
-        except (OSError, RuntimeError, TimeoutError) as error:
-            cause = error.__cause__ or error
-            raise ClusterError(f"the local Dask cluster does not start ({cause})") from error
-        with local, Client(local) as made:
-            _say_where(made, dashboard)
-            yield made
+            with ExitStack() as stack:
+                local = stack.enter_context(_started(settings, stack.enter_context(_loop())))
+                made = stack.enter_context(Client(local))
+                _say_where(made, dashboard)
+                try:
+                    yield made
+                except Stopped:
+                    stack.pop_all()  # nothing is closed
+                    raise
+        except Stopped:
+            _abandon(local, began)
+            raise
+
+
+@contextmanager
+def _loop() -> Iterator[Any]:
+    """An event loop for Dask, in a thread that is deaf to Ctrl-C, as are processes started from there.
+
+    A terminal sends it to them too, from their first moment on, but they are this process's to end.
+    """
+    from multiprocessing import resource_tracker
+
+    from distributed.utils import LoopRunner
+
+    runner = LoopRunner()
+    resource_tracker.ensure_running()  # where Python starts it, it opens that thread's ears again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        runner.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    yield runner.loop
+    runner.stop()
+
+
+def _started(settings: dict[str, Any], loop: Any) -> LocalCluster:
+    from distributed import LocalCluster
+
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Port .* is already in use", UserWarning)  # said later
+            return LocalCluster(**settings, loop=loop)
+    except (OSError, RuntimeError, TimeoutError) as error:
+        cause = error.__cause__ or error
+        raise ClusterError(f"the local Dask cluster does not start ({cause})") from error
+
+
+def _abandon(local: LocalCluster | None, began: float) -> None:
+    """End the worker processes of a cluster where this process is about to end too.
+
+    Asked to close, each takes a second or two, and Dask waits for four. A worker in this process may
+    compute for long; it ends with the process.
+    """
+    from distributed import Nanny
+
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # it would say that workers are lost
+    for nanny in local.workers.values() if local else ():
+        if isinstance(nanny, Nanny):
+            nanny.close_gracefully("stopped by a signal")  # or it would start another worker
+    kill_children(began)
 
 
 def _link(dashboard: str) -> str:

@@ -127,7 +127,7 @@ class InProcess:
 
     def close(self) -> None:
         if self._pool:
-            self._pool.shutdown()
+            self._pool.shutdown(wait=False)  # it is idle, or there was a signal and nothing is waited for
 
 
 # The scheduler's dashboard shows tasks by the name of their function: one for each thing that happens.

@@ -80,15 +80,12 @@ def make_directory(path: Path) -> None:
 
 def remove(path: Path) -> None:
     """Delete a file, or a directory with all it holds, if it is there; links are not followed."""
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISDIR(mode):
-        os.unlink(path)
-        return
-    empty(path)
-    os.rmdir(path)
+    with suppress(FileNotFoundError):  # also where another, Dask for one, is removing it too
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            os.unlink(path)
+            return
+        empty(path)
+        os.rmdir(path)
 
 
 def empty(directory: Path) -> None:

@@ -1,18 +1,25 @@
-"""Signals that end a run: it unwinds and cleans up, and is gone in ten seconds whatever it was doing."""
+"""Signals that end a run: it unwinds and cleans up, and is gone in ten seconds whatever it was doing.
+
+Nothing of it is needed any more, so it leaves without what Python and Dask do at a process's end: they wait
+for threads that compute, close each cluster politely, and take a second to take themselves apart.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from functools import partial
+from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-GRACE_SECONDS = 8.0
+GRACE_SECONDS = 5.0
+REAP_SECONDS = 1.0
 
 
 class Stopped(BaseException):
@@ -25,8 +32,9 @@ class Stopped(BaseException):
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Raise `Stopped` at the first signal; those after it do not cut short what it has to clean up.
+    """Raise `Stopped` at the first signal, and end the process with its exit code after this context.
 
+    Last words are to be said within it. Signals after the first do not cut short what is cleaned up.
     Python runs a signal's handler only between two of its instructions, and cleaning up may wait for
     something that never comes. So a thread is told too, by the file descriptor that the C handler writes
     to: if the process is still there `GRACE_SECONDS` later, it ends it.
@@ -49,25 +57,17 @@ def stoppable() -> Iterator[None]:
     before = {number: signal.signal(number, stop) for number in handled}
     descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     try:
-        yield
-    except Stopped:
-        _kill_children(began)  # of a cluster that was being started; one that had started is closed by now
-        raise
+        try:
+            yield
+        finally:
+            if not stopped:
+                signal.set_wakeup_fd(descriptor)
+                writer.close()
+                for number, handler in before.items():
+                    signal.signal(number, handler)
     finally:
-        if not stopped:
-            signal.set_wakeup_fd(descriptor)
-            writer.close()
-        for number, handler in before.items():
-            # All that is left to do after a signal is to leave, and no other may cut that short.
-            signal.signal(number, signal.SIG_IGN if stopped else handler)
-
-
-def dask_setup(worker: Any) -> None:
-    """Called by Dask in each worker process of a local cluster.
-
-    A terminal sends Ctrl-C to workers too, but they are their driver's to end.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if stopped:
+            _leave(stopped[0], began)
 
 
 def _end_in_time(reader: socket.socket, handled: list[signal.Signals], began: float) -> None:
@@ -75,29 +75,44 @@ def _end_in_time(reader: socket.socket, handled: list[signal.Signals], began: fl
         while number := reader.recv(1):
             if number[0] in handled:
                 time.sleep(GRACE_SECONDS)
-                end(number[0], began)
+                _end(number[0], began)
 
 
-def end(number: int, began: float) -> None:
-    """Leave at once, with no child process and no temporary directory left behind."""
-    from mfpipe import scratch
-
+def _end(number: int, began: float) -> NoReturn:
     words = (
         f"mfpipe: still busy {GRACE_SECONDS:g} s after the signal; `mfpipe runs` lists what can be resumed\n"
     )
     with suppress(OSError):
         os.write(2, words.encode())
-    with suppress(Exception):
-        _kill_children(began)
-    with suppress(Exception):
-        scratch.remove_all()
-    os._exit(128 + number)
+    _leave(number, began)
 
 
-def _kill_children(since: float) -> None:
+def _leave(number: int, began: float) -> NoReturn:
+    """Leave at once, with no child process, semaphore or temporary directory left behind."""
+    from multiprocessing import util
+
+    from mfpipe import scratch
+
+    released = partial(util._run_finalizers, 0)  # type: ignore[attr-defined]
+    try:
+        for last in (partial(kill_children, began), released, scratch.remove_all, sys.stdout.flush):
+            with suppress(Exception):
+                last()
+    finally:
+        os._exit(128 + number)
+
+
+def kill_children(since: float) -> None:
+    """Kill the processes started since then, and wait until they are gone.
+
+    Python's own that removes semaphores of the others is left alone: it ends with this one, after its work.
+    """
     import psutil
 
+    killed = []
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
-            if child.create_time() >= since - 1:
+            if child.create_time() >= since - 1 and not any("resource_tracker" in w for w in child.cmdline()):
                 child.kill()
+                killed.append(child)
+    psutil.wait_procs(killed, timeout=REAP_SECONDS)

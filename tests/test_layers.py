@@ -30,7 +30,7 @@ ALLOWED = {
     "ratings": {"cores", "files", "printable", "sources", "reading", "texts", "pairs"},
     "dataset": {"files", "sources", "ratings"},
     "partition": {"models", "pairs", "ratings"},
-    "cluster": {"cores", "scratch"},
+    "cluster": {"cores", "scratch", "stopping"},
     "executors": {"cluster", "cores", "memory", "models", "partition", "ratings", "scratch"},
     "fit": {"kernels", "models", "executors", "ratings"},
     "fitted": {"models", "fit", "ratings"},

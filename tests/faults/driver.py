@@ -1,10 +1,12 @@
 """A command line that stops at a given function and says so: `driver.py MODULE:NAME[#CALL] ARGUMENTS…`.
 
 It stops there at the first call, or at the CALL-th, and then sleeps in small steps, as a run that takes
-long there would be found at work.
+long there would be found at work. A coroutine sleeps as one, so that its event loop goes on.
 """
 
+import asyncio
 import importlib
+import inspect
 import itertools
 import sys
 import time
@@ -22,6 +24,12 @@ def pause_at(place: str) -> None:
         owner = getattr(owner, each)
     whole = getattr(owner, name)
 
+    async def waiting(*arguments, **options):
+        if next(calls) == int(call or 1):
+            print("HERE", file=sys.stderr, flush=True)
+            await asyncio.sleep(WAIT_SECONDS)
+        return await whole(*arguments, **options)
+
     def paused(*arguments, **options):
         if next(calls) < int(call or 1):
             return whole(*arguments, **options)
@@ -31,7 +39,7 @@ def pause_at(place: str) -> None:
             time.sleep(0.01)
         return whole(*arguments, **options)
 
-    setattr(owner, name, paused)
+    setattr(owner, name, waiting if inspect.iscoroutinefunction(whole) else paused)
 
 
 if __name__ == "__main__":

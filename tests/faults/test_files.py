@@ -2,6 +2,7 @@
 
 import ast
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -183,3 +184,19 @@ def test_stores_write_through_one_module_alone(name):
             buffered = node.func.attr == "write_table" and ast.unparse(node.args[1]) == "buffer"
             text = node.func.attr == "replace" and owner not in ("os", "files", "path", "aside")
             assert owner == "files" or buffered or text, ast.unparse(node)
+
+
+def test_what_another_removes_meanwhile_is_removed(tmp_path, monkeypatch):
+    """As Dask does with the directory of a worker that has died."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "file").touch()
+    listed = os.listdir
+
+    def listed_and_removed(path):
+        names = listed(path)
+        shutil.rmtree(path)
+        return names
+
+    monkeypatch.setattr(files.os, "listdir", listed_and_removed)
+    files.remove(tmp_path / "a")
+    assert not (tmp_path / "a").exists()
