@@ -94,7 +94,8 @@ def _local(workers: int | None, threads_per_worker: int | None, dashboard: str) 
         began, local = time.time(), None
         try:
             with ExitStack() as stack:
-                local = stack.enter_context(_started(settings, stack.enter_context(_loop())))
+                local = _started(settings, stack.enter_context(_loop()))
+                stack.callback(_close, local, began)
                 made = stack.enter_context(Client(local))
                 _say_where(made, dashboard)
                 try:
@@ -140,18 +141,34 @@ def _started(settings: dict[str, Any], loop: Any) -> LocalCluster:
         raise ClusterError(f"the local Dask cluster does not start ({cause})") from error
 
 
+def _close(local: LocalCluster, began: float) -> None:
+    """Close a cluster that has done its work; what Dask may stumble over on the way no longer matters to it.
+
+    It does where a nanny is just starting a worker anew (an `AssertionError`).
+    """
+    try:
+        local.close()
+    except Exception as error:
+        log.warning("the local Dask cluster did not close by itself (%r): its workers are killed", error)
+        _kill_workers(local, began)
+
+
 def _abandon(local: LocalCluster | None, began: float) -> None:
     """End the worker processes of a cluster where this process is about to end too.
 
     Asked to close, each takes a second or two, and Dask waits for four. A worker in this process may
     compute for long; it ends with the process.
     """
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # it would say that workers are lost
+    _kill_workers(local, began)
+
+
+def _kill_workers(local: LocalCluster | None, began: float) -> None:
     from distributed import Nanny
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # it would say that workers are lost
     for nanny in local.workers.values() if local else ():
         if isinstance(nanny, Nanny):
-            nanny.close_gracefully("stopped by a signal")  # or it would start another worker
+            nanny.close_gracefully("its cluster has ended")  # or it would start another worker
     kill_children(began)
 
 

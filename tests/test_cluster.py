@@ -10,7 +10,9 @@ import weakref
 from collections import Counter
 
 import numpy as np
+import psutil
 import pytest
+from distributed import LocalCluster
 from numpy.testing import assert_array_equal
 
 from mfpipe.cluster import connect
@@ -146,3 +148,22 @@ def test_a_place_that_is_none_is_refused_by_name(value):
 def test_counts_below_one_are_refused_by_name(name, value):
     with pytest.raises(ParameterError, match="--" + name.replace("_", "-")):
         Place(**{name: value})
+
+
+def test_a_cluster_that_stumbles_while_closing_leaves_no_process_and_no_error(small, monkeypatch, caplog):
+    def close(self, timeout=None):
+        raise AssertionError("can only join a started process")
+
+    def children():
+        processes = psutil.Process().children(recursive=True)
+        return {one for one in processes if "resource_tracker" not in str(one.cmdline())}
+
+    model, before = ALS(2, max_iter=2, tol=0), children()
+    place = {"cluster": "local", "workers": 1, "dashboard_address": "127.0.0.1:0"}
+    with monkeypatch.context() as patched, executor(small, model.storage, **place) as where:
+        patched.setattr(LocalCluster, "close", close)
+        found = fit(model, small, where)
+        assert len(children() - before) == 1
+    assert_array_equal(found.factors.user, fitted(model, small).factors.user)
+    assert "can only join a started process" in caplog.text
+    assert not children() - before
