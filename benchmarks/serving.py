@@ -27,7 +27,7 @@ from mfpipe.executors import executor
 from mfpipe.fit import fit
 from mfpipe.fitted import FittedModel
 from mfpipe.models import ALS
-from mfpipe.ratings import ingest
+from mfpipe.ratings import Ratings, ingest
 from mfpipe.recommend import Recommender
 from mfpipe.store import Store
 from mfpipe.synth import Synthetic
@@ -44,12 +44,12 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=32)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        fits = fits_of(options, Path(directory))
-        run(fits, options.clients, Store(Path(directory, "store")))
+        ratings, fits = fits_of(options, Path(directory))
+        run(ratings, fits, options.clients, Store(Path(directory, "store")))
 
 
-def fits_of(options, directory: Path) -> dict[str, FittedModel]:
-    """A fit for each version to come, from different starts."""
+def fits_of(options, directory: Path) -> tuple[Ratings, dict[str, FittedModel]]:
+    """Ratings, and a fit to them for each version to come, from different starts."""
     file = directory / "ratings.csv"
     Synthetic(options.ratings // 150, options.ratings // 900, options.ratings).write(file)
     ratings, _ = ingest([file])
@@ -60,18 +60,18 @@ def fits_of(options, directory: Path) -> dict[str, FittedModel]:
             fits[str(seed + 1)] = FittedModel.of(fit(model, ratings, where), ratings)
     sizes = f"{len(ratings):,} ratings, {len(ratings.users):,} users, {len(ratings.items):,} items"
     print(f"{sizes}, rank {options.rank}")
-    return fits
+    return ratings, fits
 
 
-def publish(store: Store, fitted: FittedModel) -> None:
+def publish(store: Store, ratings: Ratings, fitted: FittedModel) -> None:
     """The next version, as `mfpipe train` stores it but for its report."""
     about = {"data": {"global_mean": fitted.baseline.global_mean}, "converged": False}
-    store.publish("m", fitted, about, {rated.FILE: rated.table_of(fitted.rated)})
+    store.publish("m", fitted, about, {rated.FILE: rated.table_of(ratings)})
 
 
-def run(fits: dict[str, FittedModel], clients: int, store: Store) -> None:
+def run(ratings: Ratings, fits: dict[str, FittedModel], clients: int, store: Store) -> None:
     """Ask from all clients, publish one version after the other, and compare."""
-    publish(store, fits["1"])
+    publish(store, ratings, fits["1"])
     users = fits["1"].users.texts.to_pylist()
     command = [sys.executable, "-m", "mfpipe", "serve", "m", "--store", str(store.path), "--port", "0"]
     stop, answers, failures = threading.Event(), [], []
@@ -83,7 +83,7 @@ def run(fits: dict[str, FittedModel], clients: int, store: Store) -> None:
             thread.start()
         for number in list(fits)[1:]:
             time.sleep(SECONDS_BETWEEN)
-            publish(store, fits[number])
+            publish(store, ratings, fits[number])
         time.sleep(2 * SECONDS_BETWEEN)
         stop.set()
         for thread in threads:

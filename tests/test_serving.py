@@ -46,9 +46,9 @@ def fitted_to(ratings, seed=0, model=None):
         return FittedModel.of(fit(model, ratings, where), ratings)
 
 
-def publish(store, fitted, keep=True):
+def publish(store, ratings, fitted, keep=True):
     about = {"data": {"global_mean": fitted.baseline.global_mean}, "converged": True}
-    artifacts = {rated.FILE: rated.table_of(fitted.rated)} if keep else {}
+    artifacts = {rated.FILE: rated.table_of(ratings)} if keep else {}
     return store.publish("m", fitted, about, artifacts)
 
 
@@ -59,7 +59,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def client(store, ratings):
-    publish(store, fitted_to(ratings))
+    publish(store, ratings, fitted_to(ratings))
     with TestClient(application(Watched(store, "m"))) as client:
         yield client
 
@@ -150,25 +150,25 @@ def test_metrics_health_and_the_schema_page(client):
 
 
 def test_a_damaged_version_leaves_the_old_one_in_service(store, ratings):
-    publish(store, fitted_to(ratings))
+    publish(store, ratings, fitted_to(ratings))
     watched = Watched(store, "m")
     with TestClient(application(watched)) as client:
-        damaged = publish(store, fitted_to(ratings, 1)).path / "item_factors.parquet"
+        damaged = publish(store, ratings, fitted_to(ratings, 1)).path / "item_factors.parquet"
         damaged.write_bytes(damaged.read_bytes()[:-1])
         watched.look()
         health = client.get("/health").json()
         assert (health["version"], health["status"]) == ("1", "stale")
         assert "item_factors.parquet" in health["problem"]
         assert client.get("/recommend?user=7").json()["version"] == "1"
-        publish(store, fitted_to(ratings, 2))
+        publish(store, ratings, fitted_to(ratings, 2))
         watched.look()
         assert client.get("/health").json() == {"name": "m", "version": "3", "status": "ok", "problem": None}
         assert client.get("/recommend?user=7").json()["version"] == "3"
 
 
 def test_a_pinned_version_stays_and_old_or_plain_ones_say_what_they_lack(store, ratings):
-    publish(store, fitted_to(ratings), keep=False)
-    publish(store, fitted_to(ratings, model=UserMean()))
+    publish(store, ratings, fitted_to(ratings), keep=False)
+    publish(store, ratings, fitted_to(ratings, model=UserMean()))
     watched = Watched(store, "m", "1")
     with TestClient(application(watched)) as client:
         assert client.get("/health").json()["version"] == "1"
@@ -188,7 +188,7 @@ def test_no_request_fails_while_versions_are_published(store, ratings):
         recommender = Recommender(fitted, 5)
         for user in HOSTILE:
             expected[number, user] = recommender.records([user], recommender.for_users(pa.array([user])))
-    publish(store, fits["1"])
+    publish(store, ratings, fits["1"])
     command = [sys.executable, "-m", "mfpipe", "serve", "m", "--store", str(store.path), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
         try:
@@ -211,7 +211,7 @@ def test_no_request_fails_while_versions_are_published(store, ratings):
             for thread in threads:
                 thread.start()
             for number in list(fits)[1:]:
-                publish(store, fits[number])
+                publish(store, ratings, fits[number])
                 deadline = time.monotonic() + 30
                 while number not in seen and time.monotonic() < deadline:
                     time.sleep(0.02)
