@@ -29,6 +29,7 @@ CONNECT_SECONDS = 10
 ATTEMPTS = 4
 KILLER_ATTEMPTS = 2  # of a task that has taken four workers with it each time
 LOOK_SECONDS = 2.0  # between two looks at a cluster that is working
+ASLEEP_SECONDS = 60  # of a loop that is to start nothing more before its process ends
 STALL_SECONDS = 45.0  # without a task that runs, before it is given up
 # Without a sign of a worker of a local cluster, before its work is given to another. Dask looks this often
 # too, so it may take twice as long, which must be less than STALL_SECONDS.
@@ -91,10 +92,11 @@ def _local(workers: int | None, threads_per_worker: int | None, dashboard: str) 
         ),
         one_blas_thread(),
     ):
-        began, local = time.time(), None
+        began, loop = time.time(), None
         try:
             with ExitStack() as stack:
-                local = _started(settings, stack.enter_context(_loop()))
+                loop = stack.enter_context(_loop())
+                local = _started(settings, loop)
                 stack.callback(_close, local, began)
                 made = stack.enter_context(Client(local))
                 _say_where(made, dashboard)
@@ -104,7 +106,7 @@ def _local(workers: int | None, threads_per_worker: int | None, dashboard: str) 
                     stack.pop_all()  # nothing is closed
                     raise
         except Stopped:
-            _abandon(local, began)
+            _abandon(loop, began)
             raise
 
 
@@ -146,29 +148,27 @@ def _close(local: LocalCluster, began: float) -> None:
 
     It does where a nanny is just starting a worker anew (an `AssertionError`).
     """
+    from distributed import Nanny
+
     try:
         local.close()
     except Exception as error:
         log.warning("the local Dask cluster did not close by itself (%r): its workers are killed", error)
-        _kill_workers(local, began)
+        for worker in local.workers.values():
+            if isinstance(worker, Nanny):
+                worker.close_gracefully("its cluster has ended")  # or it would start another
+        kill_children(began)
 
 
-def _abandon(local: LocalCluster | None, began: float) -> None:
+def _abandon(loop: Any, began: float) -> None:
     """End the worker processes of a cluster where this process is about to end too.
 
     Asked to close, each takes a second or two, and Dask waits for four. A worker in this process may
     compute for long; it ends with the process.
     """
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # it would say that workers are lost
-    _kill_workers(local, began)
-
-
-def _kill_workers(local: LocalCluster | None, began: float) -> None:
-    from distributed import Nanny
-
-    for nanny in local.workers.values() if local else ():
-        if isinstance(nanny, Nanny):
-            nanny.close_gracefully("its cluster has ended")  # or it would start another worker
+    if loop:
+        loop.add_callback(time.sleep, ASLEEP_SECONDS)  # or others would be started in their place
     kill_children(began)
 
 

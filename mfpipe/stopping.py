@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE_SECONDS = 5.0
+AGAIN_SECONDS = 0.1
 REAP_SECONDS = 1.0
 
 
@@ -46,8 +47,8 @@ def stoppable() -> Iterator[None]:
     began = time.time()
     reader, writer = socket.socketpair()
     writer.setblocking(False)
-    threading.Thread(target=_end_in_time, args=(reader, handled, began), daemon=True).start()
     stopped: list[int] = []
+    threading.Thread(target=_end_in_time, args=(reader, handled, began, stopped), daemon=True).start()
 
     def stop(number: int, frame: Any) -> None:
         if not stopped:
@@ -70,12 +71,20 @@ def stoppable() -> Iterator[None]:
             _leave(stopped[0], began)
 
 
-def _end_in_time(reader: socket.socket, handled: list[signal.Signals], began: float) -> None:
+def _end_in_time(reader: socket.socket, handled: list[signal.Signals], began: float, stopped: list) -> None:
+    main = threading.main_thread().ident
+    assert main is not None
     with reader:
         while number := reader.recv(1):
-            if number[0] in handled:
-                time.sleep(GRACE_SECONDS)
-                _end(number[0], began)
+            if number[0] not in handled:
+                continue
+            until = time.monotonic() + GRACE_SECONDS
+            # A signal that came just before a wait does not end it: Python has looked for signals already.
+            while not stopped and time.monotonic() < until:
+                time.sleep(AGAIN_SECONDS)
+                signal.pthread_kill(main, number[0])
+            time.sleep(max(0.0, until - time.monotonic()))
+            _end(number[0], began)
 
 
 def _end(number: int, began: float) -> NoReturn:
