@@ -23,6 +23,7 @@ from mfpipe.kernels.tiles import (
     add_rows_and_moments,
     add_square,
     copy_rows,
+    prefetch,
 )
 
 PANEL = 64  # ratings gathered at a time, so that a panel stays near the processor
@@ -70,6 +71,7 @@ def normal_equations(columns, values, begin, end, other, biases, mean, panel, ta
     step = TARGETS if in_place else PANEL
     for start in range(begin, end, step):
         size = min(step, end - start)
+        prefetch(values, start + size, start + 2 * size)
         more = set_targets(columns, values, start, size, biases, mean, targets)
         square += more[0]
         total += more[1]

@@ -29,21 +29,38 @@ class Columns:
 
     def prefetch(self, rating, rank) -> None:
         """Ask for the row that is `AHEAD` ratings ahead, or the last."""
-        builder, line = self.builder, self.other.constant(LINE // self.other.align)
+        builder = self.builder
         ahead = builder.add(rating, self.other.constant(AHEAD))
         there = builder.icmp_signed("<", ahead, self.last)
         start = self.row_of(builder.select(there, ahead, self.last))
-        zero, address, number = self.other.constant(0), ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [address, number, number, number])
-        ask = builder.module.declare_intrinsic("llvm.prefetch", [address], kind)
+        _prefetch(builder, start, self.other.constant(0), rank, self.other.align)
 
-        def asked(k) -> None:
-            place = builder.bitcast(builder.gep(start, [k]), address)
-            builder.call(ask, [place, *(number(each) for each in (0, 3, 1))])  # to read, to keep, data
 
-        with cgutils.for_range_slice(builder, zero, rank, line, rank.type) as (k, _):
-            asked(k)
-        asked(builder.sub(rank, self.other.constant(1)))  # a row may begin within a line
+@intrinsic
+def prefetch(typingctx, array, begin, end):
+    """Ask for array[begin:end], which need not be there."""
+    signature = types.void(array, types.intp, types.intp)
+
+    def build(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        _prefetch(builder, data, args[1], args[2], signature.args[0].dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return signature, build
+
+
+def _prefetch(builder, data, begin, end, itemsize: int) -> None:
+    address, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [address, number, number, number])
+    ask = builder.module.declare_intrinsic("llvm.prefetch", [address], kind)
+
+    def line_with(k) -> None:
+        place = builder.bitcast(builder.gep(data, [k]), address)
+        builder.call(ask, [place, *(number(each) for each in (0, 3, 1))])  # to read, to keep, data
+
+    with cgutils.for_range_slice(builder, begin, end, begin.type(LINE // itemsize), begin.type) as (k, _):
+        line_with(k)
+    line_with(builder.sub(end, end.type(1)))  # what is asked for may begin within a line
 
 
 @intrinsic
