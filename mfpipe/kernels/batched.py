@@ -23,24 +23,22 @@ def solve_batch(systems, moments, size, slack, lanewise, solutions, solved):
 
     Parameters
     ----------
-    systems : floating, shape (LANES, width, width)
+    systems : floating, shape (LANES, LANES, LANES)
         Their upper triangles, as for `factorise`.
-    moments : floating, shape (LANES, any, width)
+    moments : floating, shape (LANES, any, LANES)
         The first of each is its right-hand side.
     size, slack
         As for `factorise`.
-    lanewise : work, floating, shape (width + 1, width, LANES)
+    lanewise : work, floating, shape (LANES + 1, LANES, LANES)
         The systems and, as one row more, the right-hand sides, with the dimension of the systems last.
-    solutions : out, floating, shape (LANES, width)
+    solutions : out, floating, shape (LANES, LANES)
     solved : out, bool, shape (LANES,)
         False where the system is singular to working precision.
     """
-    width = systems.shape[2]
-    for j in range(0, width, lanes(systems)):
-        for i in range(j + lanes(systems)):
-            copy_lanes(lanewise[i], j, systems, i * width + j)
-        copy_lanes(lanewise[width], j, moments, j)
-    right = lanewise[width]
+    right = lanewise[lanes(systems)]
+    for i in range(lanes(systems)):
+        copy_lanes(lanewise[i], systems, i * lanes(systems))
+    copy_lanes(right, moments, 0)
     floor = systems.dtype.type(slack * size * np.finfo(systems.dtype).eps)
     eliminate_lanes(lanewise, right, size, floor, solutions)
     for b in range(lanes(systems)):
@@ -52,29 +50,29 @@ def solve_batch(systems, moments, size, slack, lanewise, solutions, solved):
 
 
 @intrinsic
-def copy_lanes(typingctx, lanewise, row, systems, offset):
-    """lanewise[row + m, b] = systems[b].flat[offset + m] for the numbers m and systems b < LANES."""
-    signature = types.void(lanewise, types.intp, systems, types.intp)
+def copy_lanes(typingctx, lanewise, systems, offset):
+    """lanewise[m, b] = systems[b].flat[offset + m] for the numbers m and systems b < LANES."""
+    signature = types.void(lanewise, systems, types.intp)
 
     def build(context, builder, signature, args):
-        target, source = (Matrix(context, builder, signature.args[k], args[k]) for k in (0, 2))
-        _, row, _, offset = args
+        target, source = (Matrix(context, builder, signature.args[k], args[k]) for k in (0, 1))
+        _, _, offset = args
         starts = [source.at(source.constant(b), offset) for b in range(source.lanes)]
         for m, vector in enumerate(transposed(builder, [source.load(start) for start in starts])):
-            target.store(vector, target.at(builder.add(row, target.constant(m)), target.constant(0)))
+            target.store(vector, target.at(target.constant(m), target.constant(0)))
         return context.get_dummy_value()
 
     return signature, build
 
 
 @intrinsic
-def eliminate_lanes(typingctx, lanewise, right, size, floor, least):
+def eliminate_lanes(typingctx, lanewise, right, size, floor, good):
     """Eliminate below the diagonals, which then hold reciprocals, or zero where a pivot was too small.
 
-    Too small is `floor` times the largest on the diagonal; the first row of `least` becomes 1 in the lanes
+    Too small is `floor` times the largest on the diagonal; the first row of `good` becomes 1 in the lanes
     where no pivot was, 0 in the others.
     """
-    signature = types.void(lanewise, right, types.intp, lanewise.dtype, least)
+    signature = types.void(lanewise, right, types.intp, lanewise.dtype, good)
 
     def build(context, builder, signature, args):
         matrix, right, good = (Matrix(context, builder, signature.args[k], args[k]) for k in (0, 1, 4))

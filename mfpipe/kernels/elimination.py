@@ -6,17 +6,17 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from mfpipe.kernels.registers import FUSED, Matrix
+from mfpipe.kernels.tiles import Tile
 
 
-def _subtract_earlier(gram: Matrix, i, j) -> list:
+def _subtract_earlier(gram: Matrix, i, j) -> Tile:
     """The tile at (i, j) less Σ gram[r, i:i+ROWS]ᵀ gram[r, j:j+LANES] over the rows r < i."""
-    corner = gram.at(i, j)
-    slots = gram.registers([gram.load(gram.below(corner, gram.constant(m))) for m in range(gram.rows)])
+    tile = Tile(gram, i, j)
     left, right = gram.at(gram.constant(0), i), gram.at(gram.constant(0), j)
     with cgutils.for_range(gram.builder, i, intp=i.type) as loop:
         vector = gram.load(gram.below(right, loop.index))
-        gram.accumulate(slots, gram.below(left, loop.index), vector, gram.builder.fsub)
-    return slots
+        gram.accumulate(tile.slots, gram.below(left, loop.index), vector, gram.builder.fsub)
+    return tile
 
 
 @intrinsic
@@ -27,10 +27,7 @@ def eliminate(typingctx, gram, i, j):
     def build(context, builder, signature, args):
         matrix = Matrix(context, builder, signature.args[0], args[0])
         _, i, j = args
-        slots = _subtract_earlier(matrix, i, j)
-        corner = matrix.at(i, j)
-        for m, slot in enumerate(slots):
-            matrix.store(builder.load(slot), matrix.below(corner, matrix.constant(m)))
+        _subtract_earlier(matrix, i, j).store()
         return context.get_dummy_value()
 
     return signature, build
@@ -47,16 +44,16 @@ def eliminate_and_solve(typingctx, gram, i, j):
     def build(context, builder, signature, args):
         matrix = Matrix(context, builder, signature.args[0], args[0])
         _, i, j = args
-        rows = [builder.load(slot) for slot in _subtract_earlier(matrix, i, j)]
-        corner, diagonal = matrix.at(i, j), matrix.at(i, i)
+        tile, diagonal = _subtract_earlier(matrix, i, j), matrix.at(i, i)
+        rows = [builder.load(slot) for slot in tile.slots]
         for k in range(matrix.rows):
             scalars = list(matrix.scalars(matrix.below(diagonal, matrix.constant(k))))
             rows[k] = builder.fmul(rows[k], scalars[k])
             for m in range(k + 1, matrix.rows):
                 product = builder.fmul(scalars[m], rows[k], flags=FUSED)
                 rows[m] = builder.fsub(rows[m], product, flags=FUSED)
-        for m, row in enumerate(rows):
-            matrix.store(row, matrix.below(corner, matrix.constant(m)))
+        for row, address in zip(rows, tile.addresses, strict=True):
+            matrix.store(row, address)
         return context.get_dummy_value()
 
     return signature, build
@@ -74,9 +71,8 @@ def factorise_tile(typingctx, gram, i, j, floor):
     def build(context, builder, signature, args):
         matrix = Matrix(context, builder, signature.args[0], args[0])
         _, i, j, floor = args
-        corner, diagonal = matrix.at(i, j), matrix.at(i, i)
-        addresses = [matrix.below(corner, matrix.constant(m)) for m in range(matrix.rows)]
-        slots = matrix.registers([matrix.load(address) for address in addresses])
+        tile, diagonal = Tile(matrix, i, j), matrix.at(i, i)
+        addresses, slots = tile.addresses, tile.slots
         done = cgutils.alloca_once_value(builder, matrix.constant(matrix.rows))
         end = builder.append_basic_block("factorised")
         one = ir.Constant(matrix.element, 1.0)
