@@ -38,7 +38,8 @@ def stoppable() -> Iterator[None]:
     Last words are to be said within it. Signals after the first do not cut short what is cleaned up.
     Python runs a signal's handler only between two of its instructions, and cleaning up may wait for
     something that never comes. So a thread is told too, by the file descriptor that the C handler writes
-    to: if the process is still there `GRACE_SECONDS` later, it ends it.
+    to: if the process is still there `GRACE_SECONDS` later, it ends it. Until then it sends the signal
+    again where `Stopped` was not raised, or was lost, as is all that is raised within a `__del__`.
     """
     handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # as by nohup
     if threading.current_thread() is not threading.main_thread() or not handled:
@@ -55,6 +56,13 @@ def stoppable() -> Iterator[None]:
             stopped.append(number)
             raise Stopped(number)
 
+    def unheard(lost: Any) -> None:
+        if isinstance(lost.exc_value, Stopped):
+            stopped.clear()
+        else:
+            hook(lost)
+
+    hook, sys.unraisablehook = sys.unraisablehook, unheard
     before = {number: signal.signal(number, stop) for number in handled}
     descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     try:
@@ -62,6 +70,7 @@ def stoppable() -> Iterator[None]:
             yield
         finally:
             if not stopped:
+                sys.unraisablehook = hook
                 signal.set_wakeup_fd(descriptor)
                 writer.close()
                 for number, handler in before.items():
@@ -80,10 +89,10 @@ def _end_in_time(reader: socket.socket, handled: list[signal.Signals], began: fl
                 continue
             until = time.monotonic() + GRACE_SECONDS
             # A signal that came just before a wait does not end it: Python has looked for signals already.
-            while not stopped and time.monotonic() < until:
+            while time.monotonic() < until:
                 time.sleep(AGAIN_SECONDS)
-                signal.pthread_kill(main, number[0])
-            time.sleep(max(0.0, until - time.monotonic()))
+                if not stopped:
+                    signal.pthread_kill(main, number[0])
             _end(number[0], began)
 
 

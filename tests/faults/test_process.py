@@ -182,6 +182,31 @@ def test_a_process_that_cannot_unwind_is_ended(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_signal_that_comes_while_an_object_is_deleted_ends_the_run_too(tmp_path):
+    """Python drops what is raised there, and goes on."""
+    code = (
+        "import sys, time; from mfpipe import stopping\n"
+        "class Deleted:\n"
+        "    def __del__(self):\n"
+        "        print('HERE', file=sys.stderr, flush=True)\n"
+        "        time.sleep(30)\n"
+        "with stopping.stoppable():\n"
+        "    try:\n"
+        "        Deleted()\n"
+        "        time.sleep(30)\n"
+        "    except stopping.Stopped as error:\n"
+        "        print('last words', error, file=sys.stderr)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    assert process.stderr.readline() == "HERE\n"
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=15)
+    assert process.returncode == 143
+    assert time.monotonic() - began < 3
+    assert said == "last words SIGTERM\n"
+
+
 @pytest.mark.slow
 def test_what_a_killed_driver_left_is_removed_by_the_next(tmp_path):
     place, options = STAGES["fitting on two workers"]
