@@ -42,8 +42,10 @@ class Estimator(Answers, RegressorMixin, BaseEstimator):
 
     def model(self) -> Model:
         """The hyper-parameters, checked; ParameterError (a ValueError) if one is out of range."""
-        names = self._model.__dataclass_fields__
-        return self._model(**{name: value for name, value in self.get_params().items() if name in names})
+        names, params = self._model.__dataclass_fields__, self.get_params()
+        if _is_given(params.get("init")):
+            del params["init"]
+        return self._model(**{name: value for name, value in params.items() if name in names})
 
     def fit(self, X, y, *, client=None):
         """Fit to ratings.
@@ -71,7 +73,7 @@ class Estimator(Answers, RegressorMixin, BaseEstimator):
         validate_data(self, X, y, skip_check_array=True)
         ratings = encode([users], [items], ratings_of(y, X), duplicates="mean")
         init = getattr(self, "init", None)
-        start = None if init is None else _start(init, len(ratings.users), len(ratings.items), model)
+        start = _start(init, len(ratings.users), len(ratings.items), model) if _is_given(init) else None
         with executor(ratings, model.storage, "serial", client=client) as where:
             result = watched(model, ratings, where, type(self).__name__, start=start)
         for message in result.warnings:
@@ -169,8 +171,9 @@ class ALS(FactorEstimator):
     accelerate : bool, default False
         Try each item half-step from users extrapolated along their last step (Nesterov); kept only where
         it lowers the objective, so that the objective still never rises.
-    init : tuple of ndarray, optional
-        (user_factors, item_factors) to start from, in the order of `users_` and `items_`.
+    init : {'random', 'spectral'} or tuple of ndarray, default 'random'
+        Start from random rows, from the leading singular vectors of the ratings (fewer iterations on large
+        data), or from (user_factors, item_factors) in the order of `users_` and `items_`.
 
     Attributes
     ----------
@@ -196,7 +199,7 @@ class ALS(FactorEstimator):
         nonnegative=False,
         cold="fallback",
         accelerate=False,
-        init=None,
+        init="random",
     ):
         self.rank = rank
         self.regularization = regularization
@@ -217,7 +220,7 @@ class BiasedALS(FactorEstimator):
     Parameters
     ----------
     rank, regularization, weighting, max_iter, tol, random_state, dtype, nonnegative, accelerate, init
-        See `ALS`; `init` takes factors without biases, which start at zero.
+        See `ALS`; a tuple as `init` has factors without biases, which start at zero.
     bias_regularization : float, default 0
         λ_b ≥ 0 of the biases.
     block_order : {'joint', 'separate'}, default 'joint'
@@ -249,7 +252,7 @@ class BiasedALS(FactorEstimator):
         block_order="joint",
         nonnegative=False,
         accelerate=False,
-        init=None,
+        init="random",
     ):
         self.rank = rank
         self.regularization = regularization
@@ -302,7 +305,7 @@ class LassoMF(FactorEstimator):
         balance=False,
         cold="fallback",
         accelerate=False,
-        init=None,
+        init="random",
     ):
         self.rank = rank
         self.regularization = regularization
@@ -342,6 +345,11 @@ def load(name: str, store: str | Path = "mfpipe-store"):
     estimator.history_ = version.table("history.parquet").to_pylist()
     estimator.converged_, estimator.n_features_in_ = version.manifest["converged"], 2
     return estimator._keep(fitted)
+
+
+def _is_given(init) -> bool:
+    """Whether these are factors, and not a way to make them."""
+    return isinstance(init, tuple | list)
 
 
 def _start(init, n_users: int, n_items: int, model: Model) -> Factors:

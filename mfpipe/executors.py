@@ -24,8 +24,8 @@ from mfpipe.cluster import connect, gathered, one_blas_thread, with_retries
 from mfpipe.cores import available_cores
 from mfpipe.errors import ClusterError
 from mfpipe.memory import Reused
-from mfpipe.models import FactorModel, Model
-from mfpipe.models.base import Block, Totals, Update
+from mfpipe.models import FactorModel
+from mfpipe.models.base import Block, Totals, Update, Updates
 from mfpipe.partition import block_of, frame, group, split, write
 from mfpipe.ratings import Ratings
 
@@ -60,13 +60,20 @@ class Executor(Protocol):
     workers: int
 
     def half_step(
-        self, model: Model, side: str, own: np.ndarray, other: np.ndarray, evaluate: bool = False
+        self, model: Updates, side: str, own: np.ndarray, other: np.ndarray, evaluate: bool = False
     ) -> HalfStep:
         """Update every row of `side` with `other` fixed, or only evaluate the rows it has."""
 
 
 def update_block(
-    block: Block, model: Model, side: str, own, other: np.ndarray, totals: Totals, evaluate: bool, worker: str
+    block: Block,
+    model: Updates,
+    side: str,
+    own,
+    other: np.ndarray,
+    totals: Totals,
+    evaluate: bool,
+    worker: str,
 ) -> Part:
     """Update or evaluate one block, and time it; `own` holds the rows of the whole side, or none."""
     started = time.perf_counter()
@@ -293,7 +300,7 @@ class OnCluster:
         else:
             yield delayed(rows, name=f"factors-{rows.token}", pure=False, traverse=False)
 
-    def graph(self, model: Model, side: str, rows: Any, evaluate: bool = False):
+    def graph(self, model: Updates, side: str, rows: Any, evaluate: bool = False):
         """The half-step as a Dask collection; `rows` as `_sent` gives them, or `Rows`."""
         update = partial(evaluate_factors, side=side) if evaluate else _UPDATES[side]
         return self.blocks[side].map_partitions(update, model=model, rows=rows, totals=self._totals)

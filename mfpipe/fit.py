@@ -19,6 +19,7 @@ from mfpipe.kernels.pairs import dot_pairs
 from mfpipe.models import FactorModel, Model
 from mfpipe.models.base import Baseline, Factors, Totals
 from mfpipe.ratings import Ratings
+from mfpipe.spectral import spectral_start
 
 RISE_ALLOWED = {"float32": 1e-5, "float64": 1e-12}  # of the mean square of what a residual is made of
 PAIRS = 2**17  # looked at at a time
@@ -117,8 +118,16 @@ def baseline_of(ratings: Ratings) -> Baseline:
 
 
 def starting_factors(model: Model, ratings: Ratings) -> Factors:
-    """The model's own start for the ids of these ratings."""
+    """The model's keyed start for the ids of these ratings."""
     return Factors(model.start("user", ratings.users.hashes), model.start("item", ratings.items.hashes))
+
+
+def cold_start(model: Model, ratings: Ratings, executor: Executor) -> Factors:
+    """Where a fit starts that is given nothing to start from."""
+    keyed = starting_factors(model, ratings)
+    if not isinstance(model, FactorModel) or model.init == "random":
+        return keyed
+    return spectral_start(model, ratings, executor, keyed)
 
 
 def fit(
@@ -140,7 +149,7 @@ def fit(
         What to train on; must be those the executor was made with.
     executor : Executor
     start : Factors, optional
-        Starting rows; by default the model's own, keyed by its seed and the ids.
+        Starting rows; by default those that the model's `init` names.
     test : Pairs, optional
         Predicted after each iteration for `test_rmse`; never trained on.
     on_iteration : iterable of callables
@@ -156,7 +165,7 @@ def fit(
         A value that is not finite, or an objective that rose by more than rounding can explain.
     """
     began = time.perf_counter()
-    factors = start or starting_factors(model, ratings)
+    factors = start or cold_start(model, ratings, executor)
     factors = Factors(*(np.ascontiguousarray(rows, model.storage) for rows in factors))
     baseline = baseline_of(ratings)
     loop = _Loop(model, ratings, executor, factors, baseline)

@@ -109,12 +109,13 @@ def fit_path(
     """
     ratings = prepared.ratings
     keyed = starting_factors(model, ratings)
-    factors, records = None, []
+    records: list[dict] = []
+    factors: Factors | None = None
     for value in lambdas:
-        start = keyed if factors is None else with_all_directions(model, factors, keyed)
+        start = None if factors is None else with_all_directions(model, factors, keyed)
         here = dataclasses.replace(model, regularization=value)
         fitted = watched(here, ratings, where, f"{model.name}, λ = {value:.4g}", start=start)
-        records.append(_record(fitted, prepared, "keyed" if factors is None else "neighbour"))
+        records.append(_record(fitted, prepared, model.init if factors is None else "neighbour"))
         on_fit(fitted, records[-1])
         if model.l1_share and fitted.sparsity == 1:
             break

@@ -12,7 +12,7 @@ from mfpipe.models import MODELS, FactorModel, Model
 
 # Numbers have no list of values to try; parameters without one, and not in here, keep their default.
 VALUES = {"l1_ratio": (1.0, 0.4, 0.0), "bias_regularization": (0.0, 0.02)}
-NO_PART_IN_A_FIT = {"cold"}
+NOT_TRIED = {"cold", "init"}  # no part in a fit, and in test_spectral.py
 ALONE = {"accelerate"}  # tried with both types, both signs and everything else by default
 SMALL = {"rank": 4, "max_iter": 3, "tol": 0}
 
@@ -21,7 +21,7 @@ def variants(cls: type[Model], **given: Any) -> Iterator[Model]:
     """Every combination of a model's choices, switches and `VALUES`, small enough for a test."""
     fields = {field.name: field for field in dataclasses.fields(cls)}
     lists = {name: field.metadata["choices"] or VALUES.get(name, ()) for name, field in fields.items()}
-    lists = {name: values for name, values in lists.items() if values and name not in NO_PART_IN_A_FIT}
+    lists = {name: values for name, values in lists.items() if values and name not in NOT_TRIED}
     fixed = {name: value for name, value in (SMALL | given).items() if name in fields}
     for values in product(*lists.values()):
         chosen = dict(zip(lists, values, strict=True)) | fixed

@@ -133,15 +133,15 @@ def test_each_fit_starts_from_its_neighbour(prepared, here):
         assert record["user_norm"] == pytest.approx(np.sqrt((fitted.factors.user**2).sum()))
         assert record["item_norm"] == pytest.approx(np.sqrt((fitted.factors.item**2).sum()))
         start = fitted.factors
-    assert [record["start"] for record in records] == ["keyed", "neighbour", "neighbour", "neighbour"]
+    assert [record["start"] for record in records] == ["random", "neighbour", "neighbour", "neighbour"]
 
 
 def test_after_a_collapse_a_ridge_path_begins_again(prepared, here):
     largest = largest_useful(ALS_64, prepared.ratings)
     records = fit_path(ALS_64, [3 * largest, largest / 8, largest / 9], prepared, here)
     assert [(record["collapsed"], record["start"]) for record in records] == [
-        (True, "keyed"),
-        (False, "keyed"),
+        (True, "random"),
+        (False, "random"),
         (False, "neighbour"),
     ]
     alone = fit(ALS(**ALS_64.params | {"regularization": largest / 8}), prepared.ratings, here)

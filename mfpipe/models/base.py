@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
@@ -58,6 +58,13 @@ class Totals(NamedTuple):
 
     n_ratings: int
     mean: float
+
+
+class Updates(Protocol):
+    """What an executor can run over the blocks of a side."""
+
+    def update(self, side: str, block: Block, own: np.ndarray, other: np.ndarray, totals: Totals) -> Update:
+        """New rows of a block; see `Model.update`."""
 
 
 class Baseline(NamedTuple):

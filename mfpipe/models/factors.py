@@ -57,6 +57,11 @@ class FactorModel(Model):
         0, "seed of the starting factors", is_integer(0, 2**63 - 1), "an integer from 0 to 2^63 - 1"
     )
     dtype: str = choice("float32", ("float32", "float64"), "type the factors are stored and solved in")
+    init: str = choice(
+        "random",
+        ("random", "spectral"),
+        "start from random rows, or from the ratings' leading singular vectors",
+    )
     accelerate: bool = switch(
         "start item half-steps from extrapolated users, wherever that lowers the objective"
     )
