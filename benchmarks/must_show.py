@@ -80,8 +80,10 @@ def _no_worse(name: str, ours: dict, theirs: dict) -> Figure:
     )
     as_low = next((n for n, at in enumerate(course, 1) if at["objective"] <= other["objective"]), None)
     if as_low is not None:
-        seconds = as_low * median(ours), iterations * median(theirs)
-        measured += f"; J no higher after {as_low}, {seconds[0]:.3g} against {seconds[1]:.3g} s"
+        seconds = ours["said"]["start"] + as_low * median(ours), iterations * median(theirs)
+        measured += (
+            f"; J no higher after {as_low}, with its start {seconds[0]:.3g} against {seconds[1]:.3g} s"
+        )
     return Figure(f"{name}: no worse", "J no higher, or training RMSE within 0.1 %", measured, met)
 
 

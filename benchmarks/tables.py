@@ -103,7 +103,8 @@ def peers(rows: list[dict], _: dict) -> Iterator[Table]:
         "An iteration, against other packages",
         "Interleaved, float32 where the package has it, the same cores, λ = 0.05 a rating (`count`). Seconds "
         "are of iterations after the first, all runs together. Memory is the most of the whole process tree "
-        "above what it was when the ratings were loaded. J is that of mfpipe's als, evaluated on each "
+        "above what it was when the ratings were loaded. mfpipe starts from the ratings' singular vectors "
+        "(`--init spectral`), which is a part of its `prepare`. J is that of mfpipe's als, evaluated on each "
         "system's own factors; RMSE is in stars. implicit fits another model, one of confidences, so "
         "only its seconds and memory compare.",
         [

@@ -110,7 +110,7 @@ def command(row: dict, train: Path, rank: int, regularization: float, made: Path
         return [
             *MFPIPE, "train", train, "--model", row["model"], "--rank", rank,
             "--regularization", regularization, "--max-iter", row["iterations"], "--tol", 0,
-            "--cluster", "threads", "--workers", 2,
+            "--init", "spectral", "--cluster", "threads", "--workers", 2,
             "--name", "bench", "--store", made / "store",
             "--holdout", f"random:{HOLDOUT.amount + 0.0001}", "--json", "-q",
         ]  # fmt: skip

@@ -20,7 +20,7 @@ from mfpipe import evaluate as evaluation
 from mfpipe.command_line import report_command
 from mfpipe.errors import ParameterError
 from mfpipe.executors import executor
-from mfpipe.fit import Fit, State, baseline_of, starting_factors
+from mfpipe.fit import Fit, State, baseline_of, cold_start
 from mfpipe.fitted import FittedModel
 from mfpipe.ids import IdMap
 from mfpipe.job import Data, Place, Prepared, prepare
@@ -47,8 +47,8 @@ def compile_kernels(model: Model) -> float:
     one = IdMap(pa.array(["0"]))
     rows = np.zeros(1, np.int32)
     ratings = Ratings(rows, rows, np.ones(1), None, one, one)
-    factors = starting_factors(model, ratings)
     with executor(ratings, model.storage, "serial", partitions=1) as here:
+        factors = cold_start(model, ratings, here)
         here.half_step(model, model.half_steps[0], factors.item, factors.user)
         if isinstance(model, FactorModel):
             here.half_step(model, "user", factors.user, factors.item, evaluate=True)

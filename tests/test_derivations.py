@@ -18,7 +18,7 @@ NAMES = re.findall(r"`([\w/]+\.py): ([\w.]+)`", PAGE)
 KNOWN = """
     Omega mu lambda alpha varphi sigma rho theta delta varepsilon pi partial infty ast top hat sqrt frac tfrac
     sum max min in ne le ge lt gt to times leftarrow langle rangle lVert rVert lvert rvert left right Bigl Bigr
-    qquad quad mathrm begin end cr
+    qquad quad mathrm begin end cr Sigma approx
 """
 
 
