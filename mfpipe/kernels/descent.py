@@ -195,7 +195,7 @@ def _settle(gram, c, l1, l2, biased, p, system, work, active):
     """
     solution = work[0]
     while True:
-        count = 0
+        count = np.int64(0)  # for a literal 0 numba would compile what is called with it once more
         for k in range(len(p)):
             if p[k] != 0:
                 active[count] = k

@@ -75,7 +75,7 @@ def ridge_rows(
     work = np.empty((2, width), other.dtype)
     side = width if together > 1 else 0
     lanewise = np.empty((side + 1, side, together), other.dtype)
-    u, n = 0, len(indptr) - 1
+    u, n = np.int64(0), len(indptr) - 1  # for a literal 0 numba would compile `_system` once more
     while u < n:
         count = 0
         while u < n and count < together:
