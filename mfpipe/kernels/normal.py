@@ -27,6 +27,7 @@ from mfpipe.kernels.tiles import (
 )
 
 PANEL = 64  # ratings gathered at a time, so that a panel stays near the processor
+NEAR = 2**24  # bytes of rows that are in some cache; of more, the next panel's are asked for meanwhile
 TARGETS = 256  # targets worked out at a time
 
 
@@ -69,9 +70,11 @@ def normal_equations(columns, values, begin, end, other, biases, mean, panel, ta
     square, total = 0.0, 0.0
     in_place = other.shape[1] - first == gram.shape[1] == lanes(gram)
     step = TARGETS if in_place else PANEL
+    far = other.size * other.itemsize > NEAR
+    share = PANEL * lanes(gram) // gram.shape[1]
     for start in range(begin, end, step):
         size = min(step, end - start)
-        prefetch(values, start + size, start + 2 * size)
+        prefetch(values, start + size, start + 2 * size, 3)
         more = set_targets(columns, values, start, size, biases, mean, targets)
         square += more[0]
         total += more[1]
@@ -79,10 +82,21 @@ def normal_equations(columns, values, begin, end, other, biases, mean, panel, ta
             add_rows_and_moments(gram, moments, other, first, columns, start, size, targets)
             continue
         copy_rows(panel, other, first, columns, start, size)
+        following = start + size
         for j in range(0, gram.shape[1], lanes(gram)):
+            if far:
+                ask_for_rows(other, columns, following, min(following + share, len(columns)))
+                following += share
             add_products_and_moments(gram, moments, 0, j, panel, targets, size)
             add_column(gram, tile_rows(gram), j, panel, size)
     return square, total
+
+
+@part
+def ask_for_rows(other, columns, begin, end):
+    """Ask for the other side's rows of some ratings to come from memory into a cache."""
+    for n in range(begin, end):
+        prefetch(other[columns[n]], 0, other.shape[1], 2)
 
 
 @part

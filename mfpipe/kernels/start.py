@@ -72,7 +72,7 @@ def project_rows(indptr, columns, values, other, bias_penalty, mean, biased, row
         row = rows[u, first:]
         row[:] = 0
         for j in range(len(others)):
-            prefetch(other[others[min(j + AHEAD, len(others) - 1)]], 0, other.shape[1])
+            prefetch(other[others[min(j + AHEAD, len(others) - 1)]], 0, other.shape[1], 3)
             x = other[others[j]]
             left = np.float64(ratings[j]) - offset
             if biased:

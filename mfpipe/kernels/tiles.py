@@ -36,27 +36,27 @@ class Columns:
         _prefetch(builder, start, self.other.constant(0), rank, self.other.align)
 
 
-@intrinsic
-def prefetch(typingctx, array, begin, end):
-    """Ask for array[begin:end], which need not be there."""
-    signature = types.void(array, types.intp, types.intp)
+@intrinsic(prefer_literal=True)
+def prefetch(typingctx, array, begin, end, near):
+    """Ask for array[begin:end], which need not be there, to be in the cache that is 3: nearest, 2, or 1."""
+    signature = types.void(array, types.intp, types.intp, near)
 
     def build(context, builder, signature, args):
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        _prefetch(builder, data, args[1], args[2], signature.args[0].dtype.bitwidth // 8)
+        _prefetch(builder, data, args[1], args[2], signature.args[0].dtype.bitwidth // 8, near.literal_value)
         return context.get_dummy_value()
 
     return signature, build
 
 
-def _prefetch(builder, data, begin, end, itemsize: int) -> None:
+def _prefetch(builder, data, begin, end, itemsize: int, near: int = 3) -> None:
     address, number = ir.IntType(8).as_pointer(), ir.IntType(32)
     kind = ir.FunctionType(ir.VoidType(), [address, number, number, number])
     ask = builder.module.declare_intrinsic("llvm.prefetch", [address], kind)
 
     def line_with(k) -> None:
         place = builder.bitcast(builder.gep(data, [k]), address)
-        builder.call(ask, [place, *(number(each) for each in (0, 3, 1))])  # to read, to keep, data
+        builder.call(ask, [place, *(number(each) for each in (0, near, 1))])  # to read, data
 
     with cgutils.for_range_slice(builder, begin, end, begin.type(LINE // itemsize), begin.type) as (k, _):
         line_with(k)
