@@ -17,7 +17,8 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).parents[1]
-LONG = ("cluster=serial", "dtype=float64", "tol=0", "max_iter=2500", "checkpoint_seconds=0.3")
+# Of a fit that `begin` holds: one that is written down after every iteration.
+FIT = ("cluster=serial", "dtype=float64", "tol=0", "max_iter=60", "checkpoint_seconds=1e-9")
 
 
 def free_port() -> str:
@@ -66,10 +67,12 @@ class LocalPrefect:
             command, cwd=self.checkout, env=self.env, capture_output=True, text=True, timeout=timeout
         )
 
-    def deployment(self, name: str, *parameters: str, watch: bool = True) -> subprocess.CompletedProcess:
+    def deployment(
+        self, name: str, *parameters: str, options: tuple[str, ...] = ("--watch",)
+    ) -> subprocess.CompletedProcess:
         """`prefect deployment run`, with `-p` before each of the parameters."""
         given = [word for parameter in parameters for word in ("-p", parameter)]
-        return self("deployment", "run", name, *(["--watch"] if watch else []), *given, timeout=200)
+        return self("deployment", "run", name, *options, *given, timeout=200)
 
     def ask(self, path: str, body: dict | None = None):
         """The answer of the server's API to a POST with a body, or to a GET without."""
@@ -95,14 +98,26 @@ class LocalPrefect:
         return [run for run in self.ask("/flow_runs/filter", {}) if run["parameters"].get("name") == name]
 
     def begin(self, name: str, *more: str) -> tuple[str, psutil.Process]:
-        """Start a long retrain; its flow run's id and process, once it has a checkpoint."""
-        created = self.deployment("retrain/nightly", f"name={name}", *LONG, *more, watch=False)
+        """Start a retrain; its flow run's id and process, once that is in the middle of its fit.
+
+        There it waits for `let_go`. Started again, as by a retry, it waits only if it has not been let go.
+        """
+        hold = self._hold(name)
+        hold.touch()
+        env = {"PYTHONPATH": str(ROOT / "tests" / "held"), "MFPIPE_HOLD": str(hold.resolve())}
+        variable = ("--job-variable", f"env={json.dumps(env)}")
+        created = self.deployment("retrain/nightly", f"name={name}", *FIT, *more, options=variable)
         assert created.returncode == 0, created.stdout
         (run,) = self.runs(name)
-        home = self.checkout / "mfpipe-store" / ".runs" / f"prefect-{run['id']}"
-        wait_until(lambda: list(home.glob("checkpoint-*")), 150)
-        (child,) = psutil.Process(self.processes()["worker"]["pid"]).children()
-        return run["id"], child
+        pid = int(wait_until(hold.read_text, 150))
+        return run["id"], psutil.Process(pid)
+
+    def let_go(self, name: str) -> None:
+        """Let the fit go on that `begin` holds."""
+        self._hold(name).unlink()
+
+    def _hold(self, name: str) -> Path:
+        return self.checkout / f"{name}.hold"
 
     def kill(self, *names: str) -> None:
         """SIGKILL for what `up` started under these names."""
@@ -133,7 +148,7 @@ class LocalPrefect:
         """The checksums of what `begin` starts, fitted without a break."""
         found = self.mfpipe(
             "retrain", "data/train.csv.gz", "--name", name, "--cluster", "serial", "--rank", "8",
-            "--regularization", "0.15", "--dtype", "float64", "--tol", "0", "--max-iter", "2500",
+            "--regularization", "0.15", "--dtype", "float64", "--tol", "0", "--max-iter", "60",
         )  # fmt: skip
         assert found.returncode == 0, found.stderr
         return self.checksums(name)

@@ -46,7 +46,7 @@ def test_a_wrong_parameter_is_refused_when_the_run_is_created(prefect, deploymen
 
 @pytest.mark.parametrize(("parameter", "message"), [("rank=0", "minimum"), ("lambda=1", "lambda")])
 def test_the_command_line_refuses_a_wrong_value_and_an_unknown_name(prefect, parameter, message):
-    result = prefect.deployment("retrain/nightly", parameter, watch=False)
+    result = prefect.deployment("retrain/nightly", parameter, options=())
     assert result.returncode != 0
     assert message in result.stdout + result.stderr
 

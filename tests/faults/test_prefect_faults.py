@@ -25,6 +25,7 @@ def logged(prefect, run):
 def test_a_fit_outlives_the_server_publishes_and_is_reported_to_the_next(prefect):
     run, _ = prefect.begin("orphaned")
     prefect.kill("server")
+    prefect.let_go("orphaned")
     wait_until(lambda: prefect.decisions("orphaned"), 120)  # nobody has started another server yet
     assert [found["decision"] for found in prefect.decisions("orphaned")] == ["published"]
     up = prefect.local("up")
@@ -43,6 +44,7 @@ def test_a_database_that_is_locked_for_30_seconds_holds_up_no_fit(prefect):
         sqlite3.connect(prefect.checkout / ".prefect" / "prefect.db", isolation_level=None)
     ) as other:
         other.execute("BEGIN IMMEDIATE")
+        prefect.let_go("locked")
         until = time.monotonic() + 30
         wait_until(lambda: prefect.decisions("locked"), 29)
         time.sleep(max(0, until - time.monotonic()))
@@ -55,6 +57,7 @@ def test_a_database_that_is_locked_for_30_seconds_holds_up_no_fit(prefect):
 def test_a_killed_run_goes_on_from_its_checkpoint_and_gives_the_same_factors(prefect):
     run, child = prefect.begin("killed")
     child.kill()
+    prefect.let_go("killed")
     assert "SIGKILL" in prefect.wait_for(run, "CRASHED")["message"]
     time.sleep(8)  # Prefect may report it a second time, and overwrite a retry made in between
     assert prefect("flow-run", "retry", run).returncode == 0
@@ -69,6 +72,7 @@ def test_a_run_that_died_with_its_worker_or_with_all_is_reconciled_and_goes_on(p
     run, child = prefect.begin(name)
     prefect.kill(*parts)
     child.kill()
+    prefect.let_go(name)
     up = prefect.local("up")
     assert run in up.stdout, up.stdout + up.stderr
     assert prefect.ask(f"/flow_runs/{run}")["state"]["type"] == "CRASHED"
@@ -83,15 +87,15 @@ def test_a_run_outlives_its_worker(prefect):
     prefect.kill("worker")
     up = prefect.local("up")
     assert run not in up.stdout
+    prefect.let_go("workerless")
     assert prefect.wait_for(run, *ENDED)["type"] == "COMPLETED"
     assert len(prefect.decisions("workerless")) == 1
 
 
 def test_a_cluster_that_was_lost_is_tried_again_from_the_last_checkpoint(prefect):
-    run, _ = prefect.begin(
-        "clusterless", f"cluster=tcp://127.0.0.1:{prefect.env['DASK_PORT']}", "max_iter=60"
-    )
+    run, _ = prefect.begin("clusterless", f"cluster=tcp://127.0.0.1:{prefect.env['DASK_PORT']}")
     prefect.kill("dask-scheduler")
+    prefect.let_go("clusterless")
     assert prefect.local("up").returncode == 0
     state = prefect.wait_for(run, *ENDED)
     assert state["type"] == "COMPLETED", state
