@@ -305,9 +305,10 @@ class _Watched:
 
     def _workers(self) -> dict[str, dict]:
         try:
-            return self.client.scheduler_info(n_workers=-1)["workers"]
+            found = self.client.scheduler_info(n_workers=-1)
         except OSError:  # the scheduler is gone: waiting for the futures ends at once
             return {}
+        return found.get("workers", {})  # a client that has given its scheduler up knows nothing
 
 
 def _address(client: Client) -> str:
@@ -323,9 +324,10 @@ def with_retries(client: Client, run: Callable[[], Result]) -> Result:
         The scheduler is gone, or workers were lost again and again.
     """
     from distributed import KilledWorker
-    from distributed.client import FutureCancelledError, FuturesCancelledError
+    from distributed.client import ClosedClientError, FutureCancelledError, FuturesCancelledError
     from distributed.comm import CommClosedError
 
+    lost = FutureCancelledError, FuturesCancelledError, ClosedClientError, CommClosedError, TimeoutError
     address = _address(client)
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -336,7 +338,7 @@ def with_retries(client: Client, run: Callable[[], Result]) -> Result:
                     f"{address}: lost for good ({error.task} has taken {4 * attempt} workers with it: too "
                     "little memory for it, or a fault in what it calls)"
                 ) from error
-        except (FutureCancelledError, FuturesCancelledError, CommClosedError, TimeoutError) as error:
+        except lost as error:
             if attempt == ATTEMPTS or client.status != "running":
                 gone = "the scheduler is gone; " if client.status != "running" else ""
                 first = str(error).partition("\n")[0]
