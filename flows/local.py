@@ -36,9 +36,14 @@ CERTIFICATE = HERE / "certificate.pem"
 OURS = "# Written by `make up`, deleted by `make down`.\n"
 HOST = "127.0.0.1"
 PATIENCE = 120  # seconds for a server to come up, on a busy machine
-# The server's threads, one for each connection to the database, allocate from one heap: with a heap for each,
-# which is glibc's default, it takes 8 MiB more. Other allocators ignore this.
-SERVER_ONLY = {"MALLOC_ARENA_MAX": "1"}
+ONLY = {
+    # The server's threads, one for each connection to the database, allocate from one heap: with a heap for
+    # each, which is glibc's default, it takes 8 MiB more. Other allocators ignore this.
+    "server": {"MALLOC_ARENA_MAX": "1"},
+    # Of messages, events and transitions Dask keeps the last thousand. Each half-step's factors are part of a
+    # message to each worker, up to a megabyte of which is kept as it is.
+    "dask-scheduler": {"DASK_DISTRIBUTED__ADMIN__LOW_LEVEL_LOG_LENGTH": "100"},
+}
 PREFECT = (sys.executable, "-m", "prefect", "--no-prompt")
 
 
@@ -74,7 +79,7 @@ def commands(ports: Ports) -> dict[str, tuple[tuple[str, ...], int | None]]:
     python = (sys.executable, "-m")
     scheduler = (
         *python, "distributed.cli.dask_scheduler", "--host", HOST, "--port", str(ports.dask),
-        "--dashboard-address", f"{HOST}:{ports.dashboard}",
+        "--dashboard-address", f"{HOST}:{ports.dashboard}", "--preload", "mfpipe_flows.no_spans",
     )  # fmt: skip
     dask_worker = (
         *python, "distributed.cli.dask_worker", ports.scheduler, "--host", HOST, "--nworkers", "1",
@@ -103,7 +108,7 @@ def up() -> None:
     with nullcontext() if "dask-worker" in running else _compiling():
         for name in ("server", "dask-scheduler", "dask-worker"):
             if name not in running:
-                _start(name, *wanted[name], env | SERVER_ONLY if name == "server" else env)
+                _start(name, *wanted[name], env | ONLY.get(name, {}))
         _wait("server", lambda: _answers(f"{ports.url}/health"))
         _prefect(env, "work-pool", "create", "local", "--type", "process", "--overwrite")
         _prefect(env, "deploy", "--all", "--prefect-file", str(_deployments(ports)))

@@ -133,6 +133,26 @@ def test_server_and_worker_are_given_what_keeps_them_small(prefect):
         assert given.get("MALLOC_ARENA_MAX") == wanted
 
 
+def test_dask_keeps_no_group_of_tasks_and_no_span_of_a_night(prefect, nightly):
+    def groups(dask_scheduler):
+        import gc
+
+        from distributed.scheduler import TaskGroup
+
+        dask_scheduler.computations.clear()  # the last hundred
+        gc.collect()
+        return [each.name for each in gc.get_objects() if isinstance(each, TaskGroup)]
+
+    def spans(dask_worker):
+        return {key[1] for key in dask_worker.digests_total if key[0] == "execute"}
+
+    from distributed import Client
+
+    with Client(f"tcp://127.0.0.1:{prefect.env['DASK_PORT']}") as client:
+        assert client.run_on_scheduler(groups) == []
+        assert list(client.run(spans).values()) == [{None}]
+
+
 @pytest.mark.slow
 def test_up_twice_and_nothing_is_started_again(prefect):
     before = prefect.processes()
