@@ -25,6 +25,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from importlib.resources import as_file, files
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import certifi
 import psutil
@@ -282,14 +283,13 @@ def _reconcile(ports: Ports, worker_runs: bool) -> None:
         "flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}},
         "work_pools": {"name": {"any_": ["local"]}},
     }
-    found = json.loads(_answers(f"{ports.url}/flow_runs/filter", json.dumps(body).encode()) or b"[]")
-    for run in found:
+    for run in _asked(f"{ports.url}/flow_runs/filter", body):
         pid = str(run["infrastructure_pid"] or "").rpartition(":")[2]
         if _runs_a_flow(int(pid)) if pid.isdigit() else worker_runs:  # which is about to start it
             continue
         message = "Its process was gone when `make up` looked."
         state = {"state": {"type": "CRASHED", "name": "Crashed", "message": message}, "force": True}
-        _answers(f"{ports.url}/flow_runs/{run['id']}/set_state", json.dumps(state).encode())
+        _asked(f"{ports.url}/flow_runs/{run['id']}/set_state", state)
         print(f"{run['name']}: its process is gone; go on with: prefect flow-run retry {run['id']}")
 
 
@@ -298,6 +298,16 @@ def _runs_a_flow(pid: int) -> bool:
         return any("prefect" in word for word in psutil.Process(pid).cmdline())
     except psutil.Error:
         return False
+
+
+def _asked(url: str, body: dict) -> Any:
+    """What Prefect's server answers in the end; on a busy machine it says at times that it cannot (503)."""
+    deadline = time.monotonic() + PATIENCE
+    while not (answer := _answers(url, json.dumps(body).encode())):
+        if time.monotonic() > deadline:
+            sys.exit(f"{url}: no answer in {PATIENCE} s; see {HERE / 'logs' / 'server.log'}")
+        time.sleep(0.3)
+    return json.loads(answer)
 
 
 def _answers(url: str, body: bytes | None = None) -> bytes:

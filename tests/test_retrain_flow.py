@@ -6,6 +6,8 @@ import os
 import ssl
 import time
 from datetime import datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import numpy as np
 import psutil
@@ -199,6 +201,22 @@ def test_down_ends_what_up_started_and_can_be_run_twice(tmp_path):
     bystander.wait()
     assert not (local.checkout / "prefect.toml").exists()
     assert local.local("down").stdout == "nothing was running\n"
+
+
+def test_up_asks_again_where_the_server_cannot_answer_just_now():
+    codes = [503, 503, 200]
+
+    class Busy(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.send_response(codes.pop(0))
+            self.end_headers()
+            self.wfile.write(b"[]")
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
+        Thread(target=server.serve_forever).start()
+        assert local._asked(f"http://127.0.0.1:{server.server_port}/flow_runs/filter", {}) == []
+        server.shutdown()
+    assert codes == []
 
 
 def test_up_has_the_kernels_compiled_by_a_retrain_that_leaves_nothing(tmp_path, monkeypatch, capsys):
