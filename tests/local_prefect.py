@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).parents[1]
+PATIENCE = 300  # seconds in which anything happens, even on a machine that others keep busy
 # Of a fit that `begin` holds: one that is written down after every iteration.
 FIT = ("cluster=serial", "dtype=float64", "tol=0", "max_iter=60", "checkpoint_seconds=1e-9")
 
@@ -51,16 +52,16 @@ class LocalPrefect:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self.env = mine | ports | {"COLUMNS": "200", "PATH": path, "MFPIPE_STORE": "mfpipe-store"}
 
-    def __call__(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess:
+    def __call__(self, *arguments: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess:
         """`prefect …`; it finds the server by prefect.toml, as a user's does."""
         return self.run(sys.executable, "-m", "prefect", "--no-prompt", *arguments, timeout=timeout)
 
     def local(self, what: str) -> subprocess.CompletedProcess:
         """`make up` or `make down`."""
-        return self.run(sys.executable, "-m", "mfpipe_flows.local", what, timeout=200)
+        return self.run(sys.executable, "-m", "mfpipe_flows.local", what, timeout=PATIENCE)
 
     def mfpipe(self, *arguments: str) -> subprocess.CompletedProcess:
-        return self.run(sys.executable, "-m", "mfpipe", *arguments, timeout=200)
+        return self.run(sys.executable, "-m", "mfpipe", *arguments, timeout=PATIENCE)
 
     def run(self, *command: str, timeout: float) -> subprocess.CompletedProcess:
         return subprocess.run(
@@ -72,7 +73,7 @@ class LocalPrefect:
     ) -> subprocess.CompletedProcess:
         """`prefect deployment run`, with `-p` before each of the parameters."""
         given = [word for parameter in parameters for word in ("-p", parameter)]
-        return self("deployment", "run", name, *options, *given, timeout=200)
+        return self("deployment", "run", name, *options, *given, timeout=PATIENCE)
 
     def ask(self, path: str, body: dict | None = None):
         """The answer of the server's API to a POST with a body, or to a GET without."""
@@ -109,7 +110,7 @@ class LocalPrefect:
         created = self.deployment("retrain/nightly", f"name={name}", *FIT, *more, options=variable)
         assert created.returncode == 0, created.stdout
         (run,) = self.runs(name)
-        pid = int(wait_until(hold.read_text, 150))
+        pid = int(wait_until(hold.read_text, PATIENCE))
         return run["id"], psutil.Process(pid)
 
     def let_go(self, name: str) -> None:
@@ -128,7 +129,7 @@ class LocalPrefect:
 
     def wait_for(self, run: str, *states: str) -> dict:
         """The state of a flow run, once it is of one of these types."""
-        return wait_until(lambda: self._state_if(run, states), 200)
+        return wait_until(lambda: self._state_if(run, states), PATIENCE)
 
     def _state_if(self, run: str, states: tuple[str, ...]) -> dict | None:
         state = self.ask(f"/flow_runs/{run}")["state"]

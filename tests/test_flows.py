@@ -6,7 +6,7 @@ from urllib.error import HTTPError
 import pytest
 
 pytest.importorskip("prefect")
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 
 def test_train_completes_and_leaves_a_version_a_report_and_artifacts(prefect):

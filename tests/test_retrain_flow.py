@@ -16,7 +16,9 @@ import pytest
 pytest.importorskip("prefect")
 from mfpipe_flows import local
 
-pytestmark = pytest.mark.timeout(240)
+from tests.local_prefect import PATIENCE
+
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="session")
@@ -171,7 +173,7 @@ def test_a_second_run_is_cancelled_and_a_cancelled_one_can_go_on(prefect):
     assert not (prefect.checkout / "mfpipe-store" / "second").exists()
     assert prefect("flow-run", "cancel", run).returncode == 0
     prefect.wait_for(run, "CANCELLED")
-    child.wait(40)
+    child.wait(PATIENCE)
     (left,) = [
         r for r in json.loads(prefect.mfpipe("runs", "--json").stdout)["runs"] if r["name"] == "cancelled"
     ]

@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.local_prefect import free_port, wait_until
+from tests.local_prefect import PATIENCE, free_port, wait_until
 
 pytest.importorskip("prefect")
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 GOING_ON = "was interrupted: going on from iteration"
 
@@ -26,7 +26,7 @@ def test_a_fit_outlives_the_server_publishes_and_is_reported_to_the_next(prefect
     run, _ = prefect.begin("orphaned")
     prefect.kill("server")
     prefect.let_go("orphaned")
-    wait_until(lambda: prefect.decisions("orphaned"), 120)  # nobody has started another server yet
+    wait_until(lambda: prefect.decisions("orphaned"), PATIENCE)  # nobody has started another server yet
     assert [found["decision"] for found in prefect.decisions("orphaned")] == ["published"]
     up = prefect.local("up")
     assert up.returncode == 0, up.stdout + up.stderr
@@ -46,7 +46,7 @@ def test_a_database_that_is_locked_for_30_seconds_holds_up_no_fit(prefect):
         other.execute("BEGIN IMMEDIATE")
         prefect.let_go("locked")
         until = time.monotonic() + 30
-        wait_until(lambda: prefect.decisions("locked"), 29)
+        wait_until(lambda: prefect.decisions("locked"), PATIENCE)
         time.sleep(max(0, until - time.monotonic()))
         other.execute("ROLLBACK")
     state = prefect.wait_for(run, *ENDED)
@@ -113,10 +113,10 @@ def test_after_an_outage_one_of_the_nights_that_were_missed_runs(prefect):
     try:
         wait_until(
             lambda: len(prefect.runs("missed")) == 4 and datetime.now(UTC) > first + timedelta(seconds=15),
-            120,
+            PATIENCE,
         )
         assert prefect.local("up").returncode == 0
-        wait_until(lambda: all(run["state"]["type"] in ENDED for run in prefect.runs("missed")), 120)
+        wait_until(lambda: all(run["state"]["type"] in ENDED for run in prefect.runs("missed")), PATIENCE)
     finally:
         prefect("deployment", "schedule", "delete", "retrain/nightly", made["id"], "--accept-yes")
     ends = sorted(run["state"]["name"] for run in prefect.runs("missed"))
@@ -134,9 +134,9 @@ def test_runs_older_than_90_days_are_deleted_from_prefects_database(prefect, mon
     monkeypatch.setitem(prefect.env, "PREFECT_SERVER_SERVICES_DB_VACUUM_LOOP_SECONDS", "5")
     prefect.kill("server")
     assert prefect.local("up").returncode == 0
-    wait_until(lambda: not prefect.runs("old"), 60)
+    wait_until(lambda: not prefect.runs("old"), PATIENCE)
     its = {"flow_runs": {"id": {"any_": [old]}}}
-    wait_until(lambda: not prefect.ask("/artifacts/filter", its), 30)
+    wait_until(lambda: not prefect.ask("/artifacts/filter", its), PATIENCE)
 
 
 def without_server(home, *command):
