@@ -18,6 +18,7 @@ from rich.console import Console
 log = logging.getLogger(__name__)
 
 BACKOFF = exponential_backoff(2)
+CLUSTER_BACKOFF = exponential_backoff(10)  # one that is started again takes half a minute on a busy machine
 PATIENCE = 600  # seconds that a run whose work is done waits for a server to report it to
 LOOK_SECONDS = 2.0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mfpipe_flows import parameters as p
-from mfpipe_flows.boundaries import told_at_the_end
+from mfpipe_flows.boundaries import show_library_log, told_at_the_end
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
 
@@ -18,15 +18,14 @@ from mfpipe.systems import read_systems
 @task(name="compare")
 def compare_all(data: Data, systems: dict[str, Model], place: Place, record: int | None) -> dict:
     """Fit every system in every place; returns what `mfpipe compare --json` prints."""
-    log = get_run_logger()
     models, labels = list(systems.values()), list(systems)
-    found = compare_systems(data, models, place, record, stage=log.info, labels=labels).record()
+    found = compare_systems(data, models, place, record, labels=labels).record()
     for note in found["notes"]:
-        log.info(note)
+        get_run_logger().info(note)
     return found
 
 
-@flow(name="compare", flow_run_name="compare every system")
+@flow(name="compare", flow_run_name="compare every system", persist_result=False)
 @p.described
 def compare(
     ratings: p.RatingFiles,
@@ -45,6 +44,7 @@ def compare(
     systems: p.SystemsFile = None,
 ) -> None:
     """Fit every system serially, in threads and on a Dask cluster, and hold them against each other."""
+    show_library_log()
     params = {
         "rank": rank,
         "regularization": regularization,

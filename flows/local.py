@@ -25,6 +25,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from importlib.resources import as_file, files
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import certifi
 import psutil
@@ -36,9 +37,14 @@ CERTIFICATE = HERE / "certificate.pem"
 OURS = "# Written by `make up`, deleted by `make down`.\n"
 HOST = "127.0.0.1"
 PATIENCE = 120  # seconds for a server to come up, on a busy machine
-# The server's threads, one for each connection to the database, allocate from one heap: with a heap for each,
-# which is glibc's default, it takes 8 MiB more. Other allocators ignore this.
-SERVER_ONLY = {"MALLOC_ARENA_MAX": "1"}
+ONLY = {
+    # The server's threads, one for each connection to the database, allocate from one heap: with a heap for
+    # each, which is glibc's default, it takes 8 MiB more. Other allocators ignore this.
+    "server": {"MALLOC_ARENA_MAX": "1"},
+    # Of messages, events and transitions Dask keeps the last thousand. Each half-step's factors are part of a
+    # message to each worker, up to a megabyte of which is kept as it is.
+    "dask-scheduler": {"DASK_DISTRIBUTED__ADMIN__LOW_LEVEL_LOG_LENGTH": "100"},
+}
 PREFECT = (sys.executable, "-m", "prefect", "--no-prompt")
 
 
@@ -74,7 +80,7 @@ def commands(ports: Ports) -> dict[str, tuple[tuple[str, ...], int | None]]:
     python = (sys.executable, "-m")
     scheduler = (
         *python, "distributed.cli.dask_scheduler", "--host", HOST, "--port", str(ports.dask),
-        "--dashboard-address", f"{HOST}:{ports.dashboard}",
+        "--dashboard-address", f"{HOST}:{ports.dashboard}", "--preload", "mfpipe_flows.no_spans",
     )  # fmt: skip
     dask_worker = (
         *python, "distributed.cli.dask_worker", ports.scheduler, "--host", HOST, "--nworkers", "1",
@@ -103,7 +109,7 @@ def up() -> None:
     with nullcontext() if "dask-worker" in running else _compiling():
         for name in ("server", "dask-scheduler", "dask-worker"):
             if name not in running:
-                _start(name, *wanted[name], env | SERVER_ONLY if name == "server" else env)
+                _start(name, *wanted[name], env | ONLY.get(name, {}))
         _wait("server", lambda: _answers(f"{ports.url}/health"))
         _prefect(env, "work-pool", "create", "local", "--type", "process", "--overwrite")
         _prefect(env, "deploy", "--all", "--prefect-file", str(_deployments(ports)))
@@ -277,14 +283,13 @@ def _reconcile(ports: Ports, worker_runs: bool) -> None:
         "flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}},
         "work_pools": {"name": {"any_": ["local"]}},
     }
-    found = json.loads(_answers(f"{ports.url}/flow_runs/filter", json.dumps(body).encode()) or b"[]")
-    for run in found:
+    for run in _asked(f"{ports.url}/flow_runs/filter", body):
         pid = str(run["infrastructure_pid"] or "").rpartition(":")[2]
         if _runs_a_flow(int(pid)) if pid.isdigit() else worker_runs:  # which is about to start it
             continue
         message = "Its process was gone when `make up` looked."
         state = {"state": {"type": "CRASHED", "name": "Crashed", "message": message}, "force": True}
-        _answers(f"{ports.url}/flow_runs/{run['id']}/set_state", json.dumps(state).encode())
+        _asked(f"{ports.url}/flow_runs/{run['id']}/set_state", state)
         print(f"{run['name']}: its process is gone; go on with: prefect flow-run retry {run['id']}")
 
 
@@ -293,6 +298,16 @@ def _runs_a_flow(pid: int) -> bool:
         return any("prefect" in word for word in psutil.Process(pid).cmdline())
     except psutil.Error:
         return False
+
+
+def _asked(url: str, body: dict) -> Any:
+    """What Prefect's server answers in the end; on a busy machine it says at times that it cannot (503)."""
+    deadline = time.monotonic() + PATIENCE
+    while not (answer := _answers(url, json.dumps(body).encode())):
+        if time.monotonic() > deadline:
+            sys.exit(f"{url}: no answer in {PATIENCE} s; see {HERE / 'logs' / 'server.log'}")
+        time.sleep(0.3)
+    return json.loads(answer)
 
 
 def _answers(url: str, body: bytes | None = None) -> bytes:

@@ -6,7 +6,15 @@ from typing import Annotated, Any
 
 from mfpipe_flows import artifacts
 from mfpipe_flows import parameters as p
-from mfpipe_flows.boundaries import BACKOFF, due, only_after, run_id, show_library_log, told_at_the_end
+from mfpipe_flows.boundaries import (
+    BACKOFF,
+    CLUSTER_BACKOFF,
+    due,
+    only_after,
+    run_id,
+    show_library_log,
+    told_at_the_end,
+)
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed, State
@@ -37,7 +45,12 @@ def compare_data(steps: Steps) -> bool:
     return steps.compare_data()
 
 
-@task(retries=2, retry_delay_seconds=BACKOFF, retry_condition_fn=only_after(ClusterError), **SETTINGS)
+@task(
+    retries=3,
+    retry_delay_seconds=CLUSTER_BACKOFF,
+    retry_condition_fn=only_after(ClusterError),
+    **SETTINGS,
+)
 def train(steps: Steps) -> dict:
     """Fit the challenger; a cluster that was lost is tried again, from the last checkpoint."""
     return steps.train()

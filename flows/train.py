@@ -7,8 +7,8 @@ from typing import Any
 
 from mfpipe_flows import parameters as p
 from mfpipe_flows.artifacts import leave_report
-from mfpipe_flows.boundaries import told_at_the_end
-from prefect import flow, get_run_logger, task
+from mfpipe_flows.boundaries import show_library_log, told_at_the_end
+from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from mfpipe.job import Data, Place
@@ -21,11 +21,7 @@ from mfpipe.store import Store
 @task(name="train", task_run_name="train {name}")
 def train_model(data: Data, model: Any, name: str, store: str, place: Place) -> dict:
     """Fit, evaluate and store; returns the record of `mfpipe train --json`."""
-    log = get_run_logger()
-    record = train_and_store(data, model, name, Store(store), place, stage=log.info)
-    for warning in record["warnings"]:
-        log.warning(warning)
-    return record
+    return train_and_store(data, model, name, Store(store), place)
 
 
 @task(name="report", task_run_name="report {name}")
@@ -60,7 +56,7 @@ def _summary(record: dict) -> str:
     return "\n".join([f"## {record['name']}@{record['version']}", "", "| | |", "|---|---|", *lines])
 
 
-@flow(name="train", flow_run_name="train {name}: {model}")
+@flow(name="train", flow_run_name="train {name}: {model}", persist_result=False)
 @p.described
 def train(
     ratings: p.RatingFiles,
@@ -89,6 +85,7 @@ def train(
     str
         The new version, as NAME@VERSION.
     """
+    show_library_log()
     params = {
         "rank": rank,
         "regularization": regularization,

@@ -34,6 +34,9 @@ STALL_SECONDS = 45.0  # without a task that runs, before it is given up
 # Without a sign of a worker of a local cluster, before its work is given to another. Dask looks this often
 # too, so it may take twice as long, which must be less than STALL_SECONDS.
 WORKER_SECONDS = 20
+# Dask keeps the last thousand messages of each connection, for who works on Dask, and those of up to a
+# megabyte as they are: with the factors of a half-step in them. Fewer take a few megabytes, not hundreds.
+MESSAGES = {"distributed.admin.low-level-log-length": 100}
 SAME = ("python", "mfpipe", "numpy", "numba", "dask", "distributed")
 
 
@@ -88,6 +91,7 @@ def _local(workers: int | None, threads_per_worker: int | None, dashboard: str) 
                 "temporary-directory": str(spill),
                 "distributed.scheduler.worker-ttl": f"{WORKER_SECONDS}s",
                 "distributed.dashboard.link": _link(dashboard),
+                **MESSAGES,
             }
         ),
         one_blas_thread(),
@@ -199,10 +203,12 @@ def _say_where(client: Client, dashboard: str) -> None:
 
 @contextmanager
 def _remote(address: str) -> Iterator[Client]:
+    import dask
     from distributed import Client
 
     try:
-        made = Client(address, timeout=CONNECT_SECONDS)
+        with dask.config.set(MESSAGES):
+            made = Client(address, timeout=CONNECT_SECONDS)
     except (ValueError, TypeError) as error:
         if "ssl" in str(error):
             why = "Dask has no certificate for it; set distributed.comm.tls in its configuration"
@@ -305,9 +311,10 @@ class _Watched:
 
     def _workers(self) -> dict[str, dict]:
         try:
-            return self.client.scheduler_info(n_workers=-1)["workers"]
+            found = self.client.scheduler_info(n_workers=-1)
         except OSError:  # the scheduler is gone: waiting for the futures ends at once
             return {}
+        return found.get("workers", {})  # a client that has given its scheduler up knows nothing
 
 
 def _address(client: Client) -> str:
@@ -323,9 +330,10 @@ def with_retries(client: Client, run: Callable[[], Result]) -> Result:
         The scheduler is gone, or workers were lost again and again.
     """
     from distributed import KilledWorker
-    from distributed.client import FutureCancelledError, FuturesCancelledError
+    from distributed.client import ClosedClientError, FutureCancelledError, FuturesCancelledError
     from distributed.comm import CommClosedError
 
+    lost = FutureCancelledError, FuturesCancelledError, ClosedClientError, CommClosedError, TimeoutError
     address = _address(client)
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -336,7 +344,7 @@ def with_retries(client: Client, run: Callable[[], Result]) -> Result:
                     f"{address}: lost for good ({error.task} has taken {4 * attempt} workers with it: too "
                     "little memory for it, or a fault in what it calls)"
                 ) from error
-        except (FutureCancelledError, FuturesCancelledError, CommClosedError, TimeoutError) as error:
+        except lost as error:
             if attempt == ATTEMPTS or client.status != "running":
                 gone = "the scheduler is gone; " if client.status != "running" else ""
                 first = str(error).partition("\n")[0]

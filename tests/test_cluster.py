@@ -125,6 +125,14 @@ def test_an_existing_cluster_is_used_by_address_and_left_running(small, client):
     assert client.submit(lambda: 1).result() == 1
 
 
+def test_few_of_the_messages_with_factors_in_them_are_kept():
+    with connect("local", 1, dashboard_address="127.0.0.1:0") as client:
+        to_workers = list(client.cluster.scheduler.stream_comms.values())
+        with connect(client.scheduler.address) as other:
+            kept = [each.recent_message_log.maxlen for each in (*to_workers, other.scheduler_comm)]
+    assert kept == [100, 100]
+
+
 @pytest.mark.parametrize("workers", [None, 1])
 def test_the_local_cluster_and_its_dashboard_listen_on_loopback_only(workers):
     psutil = pytest.importorskip("psutil")

@@ -6,11 +6,11 @@ from urllib.error import HTTPError
 import pytest
 
 pytest.importorskip("prefect")
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 
 def test_train_completes_and_leaves_a_version_a_report_and_artifacts(prefect):
-    result = prefect.deployment("train/manual", "rank=4", "name=trained")
+    result = prefect.deployment("train/manual", "rank=4", "max_iter=2", "name=trained")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "Completed" in result.stdout
     home = prefect.checkout / "mfpipe-store"
@@ -20,6 +20,10 @@ def test_train_completes_and_leaves_a_version_a_report_and_artifacts(prefect):
     listed = prefect("artifact", "ls").stdout
     for key in ("train-report", "train-timings", "train-history", "train-summary"):
         assert key in listed
+    (run,) = prefect.runs("trained")
+    logged = prefect("flow-run", "logs", run["id"]).stdout
+    for line in ("reading ratings", "fitting als to", "watch it learn", "not converged after 2 iterations"):
+        assert logged.count(line) == 1, logged
 
 
 @pytest.mark.parametrize(
@@ -46,7 +50,7 @@ def test_a_wrong_parameter_is_refused_when_the_run_is_created(prefect, deploymen
 
 @pytest.mark.parametrize(("parameter", "message"), [("rank=0", "minimum"), ("lambda=1", "lambda")])
 def test_the_command_line_refuses_a_wrong_value_and_an_unknown_name(prefect, parameter, message):
-    result = prefect.deployment("retrain/nightly", parameter, watch=False)
+    result = prefect.deployment("retrain/nightly", parameter, options=())
     assert result.returncode != 0
     assert message in result.stdout + result.stderr
 

@@ -170,6 +170,24 @@ def test_what_is_lost_for_good_is_said_in_a_minute_with_how_to_go_on(tmp_path, m
     assert again["objective"] == whole["objective"]
 
 
+def test_a_scheduler_that_was_given_up_between_two_half_steps_is_lost_for_good(small, monkeypatch):
+    """Dask's client closes by itself where it cannot connect again."""
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 2)
+    with (
+        own_processes(1, nanny=False) as (address, scheduler, _),
+        executor(small, MODEL.storage, address, partitions=2) as where,
+    ):
+
+        def strike():
+            scheduler.kill()
+            while where.client.status != "closed":
+                time.sleep(0.05)
+            cluster._Watched(where.client, []).look()  # as where futures are waited for meanwhile
+
+        with pytest.raises(ClusterError, match="lost for good.*the scheduler is gone"):
+            fit(MODEL, small, where, on_iteration=[at(3, strike)])
+
+
 @pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=pytest.mark.slow)])
 def test_a_worker_stopped_for_a_while(small, serial, seconds):
     with executor(small, MODEL.storage, workers=2, partitions=4, dashboard_address="127.0.0.1:0") as where:

@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.local_prefect import free_port, wait_until
+from tests.local_prefect import PATIENCE, free_port, wait_until
 
 pytest.importorskip("prefect")
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 GOING_ON = "was interrupted: going on from iteration"
 
@@ -25,7 +25,8 @@ def logged(prefect, run):
 def test_a_fit_outlives_the_server_publishes_and_is_reported_to_the_next(prefect):
     run, _ = prefect.begin("orphaned")
     prefect.kill("server")
-    wait_until(lambda: prefect.decisions("orphaned"), 120)  # nobody has started another server yet
+    prefect.let_go("orphaned")
+    wait_until(lambda: prefect.decisions("orphaned"), PATIENCE)  # nobody has started another server yet
     assert [found["decision"] for found in prefect.decisions("orphaned")] == ["published"]
     up = prefect.local("up")
     assert up.returncode == 0, up.stdout + up.stderr
@@ -43,8 +44,9 @@ def test_a_database_that_is_locked_for_30_seconds_holds_up_no_fit(prefect):
         sqlite3.connect(prefect.checkout / ".prefect" / "prefect.db", isolation_level=None)
     ) as other:
         other.execute("BEGIN IMMEDIATE")
+        prefect.let_go("locked")
         until = time.monotonic() + 30
-        wait_until(lambda: prefect.decisions("locked"), 29)
+        wait_until(lambda: prefect.decisions("locked"), PATIENCE)
         time.sleep(max(0, until - time.monotonic()))
         other.execute("ROLLBACK")
     state = prefect.wait_for(run, *ENDED)
@@ -55,6 +57,7 @@ def test_a_database_that_is_locked_for_30_seconds_holds_up_no_fit(prefect):
 def test_a_killed_run_goes_on_from_its_checkpoint_and_gives_the_same_factors(prefect):
     run, child = prefect.begin("killed")
     child.kill()
+    prefect.let_go("killed")
     assert "SIGKILL" in prefect.wait_for(run, "CRASHED")["message"]
     time.sleep(8)  # Prefect may report it a second time, and overwrite a retry made in between
     assert prefect("flow-run", "retry", run).returncode == 0
@@ -69,6 +72,7 @@ def test_a_run_that_died_with_its_worker_or_with_all_is_reconciled_and_goes_on(p
     run, child = prefect.begin(name)
     prefect.kill(*parts)
     child.kill()
+    prefect.let_go(name)
     up = prefect.local("up")
     assert run in up.stdout, up.stdout + up.stderr
     assert prefect.ask(f"/flow_runs/{run}")["state"]["type"] == "CRASHED"
@@ -83,15 +87,15 @@ def test_a_run_outlives_its_worker(prefect):
     prefect.kill("worker")
     up = prefect.local("up")
     assert run not in up.stdout
+    prefect.let_go("workerless")
     assert prefect.wait_for(run, *ENDED)["type"] == "COMPLETED"
     assert len(prefect.decisions("workerless")) == 1
 
 
 def test_a_cluster_that_was_lost_is_tried_again_from_the_last_checkpoint(prefect):
-    run, _ = prefect.begin(
-        "clusterless", f"cluster=tcp://127.0.0.1:{prefect.env['DASK_PORT']}", "max_iter=60"
-    )
+    run, _ = prefect.begin("clusterless", f"cluster=tcp://127.0.0.1:{prefect.env['DASK_PORT']}")
     prefect.kill("dask-scheduler")
+    prefect.let_go("clusterless")
     assert prefect.local("up").returncode == 0
     state = prefect.wait_for(run, *ENDED)
     assert state["type"] == "COMPLETED", state
@@ -109,10 +113,10 @@ def test_after_an_outage_one_of_the_nights_that_were_missed_runs(prefect):
     try:
         wait_until(
             lambda: len(prefect.runs("missed")) == 4 and datetime.now(UTC) > first + timedelta(seconds=15),
-            120,
+            PATIENCE,
         )
         assert prefect.local("up").returncode == 0
-        wait_until(lambda: all(run["state"]["type"] in ENDED for run in prefect.runs("missed")), 120)
+        wait_until(lambda: all(run["state"]["type"] in ENDED for run in prefect.runs("missed")), PATIENCE)
     finally:
         prefect("deployment", "schedule", "delete", "retrain/nightly", made["id"], "--accept-yes")
     ends = sorted(run["state"]["name"] for run in prefect.runs("missed"))
@@ -130,9 +134,9 @@ def test_runs_older_than_90_days_are_deleted_from_prefects_database(prefect, mon
     monkeypatch.setitem(prefect.env, "PREFECT_SERVER_SERVICES_DB_VACUUM_LOOP_SECONDS", "5")
     prefect.kill("server")
     assert prefect.local("up").returncode == 0
-    wait_until(lambda: not prefect.runs("old"), 60)
+    wait_until(lambda: not prefect.runs("old"), PATIENCE)
     its = {"flow_runs": {"id": {"any_": [old]}}}
-    wait_until(lambda: not prefect.ask("/artifacts/filter", its), 30)
+    wait_until(lambda: not prefect.ask("/artifacts/filter", its), PATIENCE)
 
 
 def without_server(home, *command):
