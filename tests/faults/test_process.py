@@ -172,6 +172,8 @@ def test_a_process_that_cannot_unwind_is_ended(tmp_path):
         env=os.environ | {"TMPDIR": str(tmp_path)},
     )
     assert process.stderr.readline() == "HERE\n"
+    while psutil.Process(process.pid).status() != psutil.STATUS_SLEEPING:  # it does once it waits in C
+        time.sleep(0.01)
     assert len(list(tmp_path.iterdir())) == 1
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
