@@ -160,6 +160,7 @@ def test_counts_below_one_are_refused_by_name(name, value):
 
 def test_a_cluster_that_stumbles_while_closing_leaves_no_process_and_no_error(small, monkeypatch, caplog):
     def close(self, timeout=None):
+        self.scheduler._workdir.release()  # or it would be missed when the tests have ended
         raise AssertionError("can only join a started process")
 
     def children():
