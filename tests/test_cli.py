@@ -204,7 +204,8 @@ def test_degenerate_ratings_give_defined_values(run, tmp_path, rows, test, regul
     assert f"{len(rows.split())} of {len(rows.split())} test records are also in the training ratings" in err
 
 
-def test_missing_things_have_their_exit_codes(run, tmp_path):
+def test_missing_things_have_their_exit_codes(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("mfpipe.cluster.CONNECT_SECONDS", 1)
     assert run("evaluate", "nothing", TEST)[0] == 5
     assert run("predict", "nothing", TEST, "-o", "x")[0] == 5
     assert run("models", "show", "nothing")[0] == 5
