@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo flows up down test test-all faults check audit bench bench-parts lock clean
+.PHONY: demo flows up down test test-all coverage faults check audit bench bench-parts lock clean
 
 demo: .stamps/core
 	$(BIN)/mfpipe demo
@@ -21,6 +21,9 @@ down: .stamps/dev
 	@$(BIN)/python -m mfpipe_flows.local down
 
 test: .stamps/dev
+	$(BIN)/python -m pytest -m "not slow"
+
+coverage: .stamps/dev
 	$(BIN)/python -m pytest --cov --cov-report=term -m "not slow"
 
 test-all: .stamps/dev
