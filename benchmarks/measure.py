@@ -208,8 +208,8 @@ def run(
     Returns
     -------
     dict
-        `failed` with the reason, or `seconds`, `first` (of the first iteration), `prepare`, `fit` and
-        `whole` seconds, `peak` (most memory in the fit, above the loaded ratings), `peak_in_fit` (above
+        `failed` with the reason, or `seconds`, `first` (of the first iteration), `prepare` (with the
+        making of starting factors that was timed), `fit` and `whole` seconds, `peak` (most memory in the fit, above the loaded ratings), `peak_in_fit` (above
         what there was when everything was prepared), `reached`, `said`.
     """
     seen = observe(command, case.threads, env, most_seconds)
@@ -225,7 +225,7 @@ def run(
     return {
         "seconds": seconds[1:] or seconds or _between_lines(seen, lines),
         "first": first,
-        "prepare": prepared - loaded,
+        "prepare": prepared - loaded + said.get("start", 0.0),
         "fit": fitted - prepared,
         "whole": seen.seconds,
         "peak": seen.peak(loaded, fitted) - seen.memory_at(loaded),

@@ -64,10 +64,10 @@ def main() -> None:
     event("loaded")
     compiled = compile_kernels(model)
     with executor(ratings, model.storage, **_place(options)) as where:
+        event("prepared", compile=compiled)
         began = time.perf_counter()
         start = cold_start(model, ratings, where)
         to_start = time.perf_counter() - began
-        event("prepared", compile=compiled)
         fitted = fit(model, ratings, where, start, test)
         event("fitted")
     if options.factors:
