@@ -208,9 +208,9 @@ def run(
     Returns
     -------
     dict
-        `failed` with the reason, or `seconds`, `first` (of the first iteration), `prepare` (with the
-        making of starting factors that was timed), `fit` and `whole` seconds, `peak` (most memory in the fit, above the loaded ratings), `peak_in_fit` (above
-        what there was when everything was prepared), `reached`, `said`.
+        `failed` with the reason, or `seconds`, `first` (of the first iteration), `prepare` (with
+        the start, where that is said), `fit` and `whole` seconds, `peak` (most memory in the fit, above
+        the loaded ratings), `peak_in_fit` (above what there was when all was prepared), `reached`, `said`.
     """
     seen = observe(command, case.threads, env, most_seconds)
     if seen.failure is not None:
