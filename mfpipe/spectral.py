@@ -63,24 +63,29 @@ def spectral_start(model: FactorModel, ratings: Ratings, executor: Executor, key
     first = len(model.columns()) - model.rank
     counts = {"user": ratings.user_counts, "item": ratings.item_counts}
     scales = {side: (count[:, None] ** -0.5).astype(model.storage) for side, count in counts.items()}
-    rows = {side: getattr(keyed, side).copy() for side in OTHER}
+    rows = {"item": keyed.item.copy()}
     rows["item"][:, :first] = 0
     projection = Projection(model)
+
+    def turn(side: str, by: np.ndarray, scale: np.ndarray | float) -> None:
+        turned = rows[side][:, first:] @ by
+        np.multiply(turned, scale, out=rows[side][:, first:])
+
     with one_blas_thread():  # or their number would show in the last bits
         spectrum = _spectrum(rows["item"][:, first:])
         for side in PASSES:
-            other = rows[OTHER[side]]
-            other[:, first:] = other[:, first:] @ spectrum.orthonormal * scales[OTHER[side]]
-            rows[side] = executor.half_step(projection, side, other[:0], other).rows
+            other = OTHER[side]
+            turn(other, spectrum.orthonormal, scales[other])
+            rows[side] = executor.half_step(projection, side, rows[other][:0], rows[other]).rows
             spectrum = _spectrum(rows[side][:, first:])
         sizes = np.sqrt(len(ratings) * spectrum.values).astype(model.storage)
-        ends = {
-            "user": rows["user"][:, first:] @ (spectrum.orthonormal * sizes) * scales["user"],
-            "item": rows["item"][:, first:] @ (spectrum.vectors * sizes),
-        }
-    for side, factors in ends.items():
+        turn("user", spectrum.orthonormal * sizes, scales["user"])
+        turn("item", spectrum.vectors * sizes, 1)
+    for side, made in rows.items():
+        factors = made[:, first:]
         np.copyto(factors, getattr(keyed, side)[:, first:], where=spectrum.vanished)
-        rows[side][:, first:] = factors if model.signed else np.abs(factors)
+        if not model.signed:
+            np.abs(factors, out=factors)
     return Factors(rows["user"], rows["item"])
 
 
