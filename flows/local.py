@@ -264,14 +264,16 @@ def _prefect(env: dict[str, str], *arguments: str) -> None:
         sys.exit(f"prefect {' '.join(arguments)}:\n{done.stdout}{done.stderr}")
 
 
-def _wait(name: str, answers: Callable[[], bool]) -> None:
+def _wait(name: str, answers: Callable[[], Any]) -> Any:
+    """What is answered in the end; `make up` ends in words where nothing is."""
     deadline = time.monotonic() + PATIENCE
-    while not answers():
+    while not (answer := answers()):
         if name not in _running():
             sys.exit(f"{name} has ended; see {HERE / 'logs' / name}.log")
         if time.monotonic() > deadline:
             sys.exit(f"{name} does not answer after {PATIENCE} s; see {HERE / 'logs' / name}.log")
         time.sleep(0.3)
+    return answer
 
 
 def _reconcile(ports: Ports, worker_runs: bool) -> None:
@@ -302,12 +304,7 @@ def _runs_a_flow(pid: int) -> bool:
 
 def _asked(url: str, body: dict) -> Any:
     """What Prefect's server answers in the end; on a busy machine it says at times that it cannot (503)."""
-    deadline = time.monotonic() + PATIENCE
-    while not (answer := _answers(url, json.dumps(body).encode())):
-        if time.monotonic() > deadline:
-            sys.exit(f"{url}: no answer in {PATIENCE} s; see {HERE / 'logs' / 'server.log'}")
-        time.sleep(0.3)
-    return json.loads(answer)
+    return json.loads(_wait("server", lambda: _answers(url, json.dumps(body).encode())))
 
 
 def _answers(url: str, body: bytes | None = None) -> bytes:

@@ -43,8 +43,8 @@ class Estimator(Answers, RegressorMixin, BaseEstimator):
     def model(self) -> Model:
         """The hyper-parameters, checked; ParameterError (a ValueError) if one is out of range."""
         names, params = self._model.__dataclass_fields__, self.get_params()
-        if _is_given(params.get("init")):
-            del params["init"]
+        if not isinstance(params.get("init"), str):  # none, or the factors themselves
+            params.pop("init", None)
         return self._model(**{name: value for name, value in params.items() if name in names})
 
     def fit(self, X, y, *, client=None):
@@ -73,7 +73,8 @@ class Estimator(Answers, RegressorMixin, BaseEstimator):
         validate_data(self, X, y, skip_check_array=True)
         ratings = encode([users], [items], ratings_of(y, X), duplicates="mean")
         init = getattr(self, "init", None)
-        start = _start(init, len(ratings.users), len(ratings.items), model) if _is_given(init) else None
+        given = not (init is None or isinstance(init, str))
+        start = _start(init, len(ratings.users), len(ratings.items), model) if given else None
         with executor(ratings, model.storage, "serial", client=client) as where:
             result = watched(model, ratings, where, type(self).__name__, start=start)
         for message in result.warnings:
@@ -345,11 +346,6 @@ def load(name: str, store: str | Path = "mfpipe-store"):
     estimator.history_ = version.table("history.parquet").to_pylist()
     estimator.converged_, estimator.n_features_in_ = version.manifest["converged"], 2
     return estimator._keep(fitted)
-
-
-def _is_given(init) -> bool:
-    """Whether these are factors, and not a way to make them."""
-    return isinstance(init, tuple | list)
 
 
 def _start(init, n_users: int, n_items: int, model: Model) -> Factors:

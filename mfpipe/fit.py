@@ -17,14 +17,13 @@ from mfpipe.kernels import readonly
 from mfpipe.kernels.descent import PASSES
 from mfpipe.kernels.pairs import dot_pairs
 from mfpipe.models import FactorModel, Model
-from mfpipe.models.base import Baseline, Factors, Totals
+from mfpipe.models.base import OTHER, Baseline, Factors, Totals
 from mfpipe.ratings import Ratings
 from mfpipe.spectral import spectral_start
 
 RISE_ALLOWED = {"float32": 1e-5, "float64": 1e-12}  # of the mean square of what a residual is made of
 PAIRS = 2**17  # looked at at a time
 COLLAPSED = 1e-3  # mean square of p·q, as a share of the train RMSE's, below which a fit is suspected
-OTHER = {"user": "item", "item": "user"}
 
 
 @dataclass

@@ -10,10 +10,8 @@ import pyarrow as pa
 from mfpipe.errors import NumericError
 from mfpipe.fitted import FittedModel
 from mfpipe.ids import hashes_of
-from mfpipe.models.base import Block
+from mfpipe.models.base import OTHER, Block
 from mfpipe.ratings import Ratings
-
-OTHER = {"user": "item", "item": "user"}
 
 
 class Folded(NamedTuple):

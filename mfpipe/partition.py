@@ -10,15 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mfpipe.models.base import Block
+from mfpipe.models.base import OTHER, Block
 from mfpipe.pairs import Piece, grouped
 from mfpipe.ratings import Ratings
 
 if TYPE_CHECKING:
     import dask.dataframe as dd
     import pandas as pd
-
-OTHER = {"user": "item", "item": "user"}
 
 
 def group(ratings: Ratings, side: str, dtype: np.dtype) -> Block:

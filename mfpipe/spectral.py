@@ -9,11 +9,10 @@ import numpy as np
 from mfpipe.cluster import one_blas_thread
 from mfpipe.executors import Executor
 from mfpipe.models import FactorModel
-from mfpipe.models.base import Factors
+from mfpipe.models.base import OTHER, Factors
 from mfpipe.models.projection import Projection
 from mfpipe.ratings import Ratings
 
-OTHER = {"user": "item", "item": "user"}
 PASSES = ("user", "item", "user")
 VANISHED = 10  # √ε of the largest singular value: ZᵀZ says nothing of directions below
 

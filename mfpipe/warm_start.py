@@ -9,11 +9,9 @@ import numpy as np
 from mfpipe.fit import starting_factors
 from mfpipe.fitted import FittedModel
 from mfpipe.models import FactorModel, Model
-from mfpipe.models.base import Block, Factors, Totals
+from mfpipe.models.base import OTHER, Block, Factors, Totals
 from mfpipe.ratings import Ratings
 from mfpipe.regularization import with_all_directions
-
-OTHER = {"user": "item", "item": "user"}
 
 
 class Start(NamedTuple):

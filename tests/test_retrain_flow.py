@@ -205,7 +205,8 @@ def test_down_ends_what_up_started_and_can_be_run_twice(tmp_path):
     assert local.local("down").stdout == "nothing was running\n"
 
 
-def test_up_asks_again_where_the_server_cannot_answer_just_now():
+def test_up_asks_again_where_the_server_cannot_answer_just_now(monkeypatch):
+    monkeypatch.setattr(local, "_running", lambda: {"server": {}})
     codes = [503, 503, 200]
 
     class Busy(BaseHTTPRequestHandler):

@@ -15,6 +15,7 @@ import numpy as np
 from mfpipe.errors import ParameterError
 
 SIDES = ("user", "item")
+OTHER = {"user": "item", "item": "user"}
 
 
 class Block(NamedTuple):

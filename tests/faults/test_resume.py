@@ -90,6 +90,7 @@ def left(store):
 @pytest.mark.parametrize(
     "model",
     [
+        ALS(3, max_iter=8, tol=0),
         ALS(3, max_iter=8, tol=0, init="spectral"),
         BiasedALS(2, max_iter=8, tol=0, accelerate=True),
         ALS(3, max_iter=8, tol=0, dtype="float64", nonnegative=True),
