@@ -40,8 +40,8 @@ class Explanation(NamedTuple):
     rating, weight, share : ndarray of float64, shape (n,)
         share = weight · (rating less the global mean and biases).
     unexplained : float
-        What rounding leaves between the prediction and the sum; of the order of 1e-6 with factors in
-        float32, of 1e-12 in float64.
+        What rounding leaves between the prediction and the sum, of the order of 1e-6 with factors in
+        float32 and of 1e-12 in float64; with `--solver cg` also what its steps left of the system.
     """
 
     prediction: float

@@ -202,13 +202,19 @@ def _next_t(t: float) -> float:
 def _settled(result: Fit) -> bool:
     """Whether the last iteration lowered the objective by less than the share `tol`.
 
+    From a small start the first ones hardly lower it, but each does more than what came before it.
     One that an extrapolation was tried in vain in says nothing: the next begins without its momentum.
     """
     model, objectives = result.model, result.objectives
     if not isinstance(model, FactorModel) or not result.history or result.history[-1]["restarted"]:
         return False
-    before, now = objectives[-1 - len(model.half_steps)], objectives[-1]
-    return before - now < model.tol * before
+    steps = len(model.half_steps)
+    before, now = objectives[-1 - steps], objectives[-1]
+    if result.n_iter == 1:
+        slower = objectives[-2] - now <= before - objectives[-2]
+    else:
+        slower = before - now <= objectives[-1 - 2 * steps] - before
+    return slower and before - now < model.tol * before
 
 
 class _Loop:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from mfpipe.errors import NumericError
 from mfpipe.fitted import FittedModel
 from mfpipe.ids import hashes_of
-from mfpipe.models.base import OTHER, Block
+from mfpipe.models.base import OTHER, Block, Model
 from mfpipe.ratings import Ratings
 
 
@@ -46,10 +46,11 @@ def fold_in_rows(
 ) -> Folded:
     """The rows of new users (or items) with the items (or users) of the model fixed.
 
-    A row is what a half-step would give it, to the last bit: the same kernel, the same order of its
+    A row is what an exact half-step would give it, to the last bit: the same kernel, the same order of its
     ratings, the same N and μ as in training (N is not raised by the new ratings; it matters for `uniform`
-    weighting alone). Models whose rows start from where they are (`Model.warm_starts`) start here from
-    the stored row of an id they know, and from the start that its seed keys to a new one.
+    weighting alone). A new row has nowhere to take a few steps from, so `--solver cg` is left aside. Models
+    whose exact rows depend on where they were start here from the stored row of an id they know, and from
+    the start that its seed keys to a new one.
 
     Parameters
     ----------
@@ -81,7 +82,8 @@ def fold_in_rows(
     np.cumsum(np.bincount(mine[order], minlength=len(ids)), out=indptr[1:])
     block = Block(0, indptr, others[order].astype(np.int32), _stored(rating[order], fitted))
     fixed = getattr(fitted.factors, OTHER[side])
-    rows = fitted.model.update(side, block, own_rows(fitted, ids, side), fixed, fitted.totals).rows
+    model = fitted.model.exact()
+    rows = model.update(side, block, own_rows(fitted, model, ids, side), fixed, fitted.totals).rows
     if not np.isfinite(rows).all():
         wrong = ids[int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])].as_py()
         raise NumericError(
@@ -90,13 +92,13 @@ def fold_in_rows(
     return Folded(ids, rows, block, len(others) - len(known))
 
 
-def own_rows(fitted: FittedModel, ids: pa.StringArray, side: str) -> np.ndarray:
+def own_rows(fitted: FittedModel, model: Model, ids: pa.StringArray, side: str) -> np.ndarray:
     """The rows that an update of these ids starts from; none for a model that does not look at them."""
     factors = getattr(fitted.factors, side)
-    if not fitted.model.warm_starts:
+    if not model.warm_starts:
         return factors[:0]
     rows = getattr(fitted, side + "s").rows(ids)
-    own = fitted.model.start(side, hashes_of(ids))
+    own = model.start(side, hashes_of(ids))
     own[rows >= 0] = factors[rows[rows >= 0]]
     return own
 

@@ -77,7 +77,7 @@ def spectral_start(model: FactorModel, ratings: Ratings, executor: Executor, key
             turn(other, spectrum.orthonormal, scales[other])
             rows[side] = executor.half_step(projection, side, rows[other][:0], rows[other]).rows
             spectrum = _spectrum(rows[side][:, first:])
-        sizes = np.sqrt(len(ratings) * spectrum.values).astype(model.storage)
+        sizes = (model.init_scale * np.sqrt(len(ratings) * spectrum.values)).astype(model.storage)
         turn("user", spectrum.orthonormal * sizes, scales["user"])
         turn("item", spectrum.vectors * sizes, 1)
     for side, made in rows.items():

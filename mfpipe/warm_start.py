@@ -82,7 +82,7 @@ def solve_touched(champion: FittedModel, model: FactorModel, ratings: Ratings, s
     Everything is only a start: full iterations follow, to the same tolerance as a cold fit.
     """
     totals = Totals(len(ratings), ratings.mean)
-    factors = start.factors
+    factors, model = start.factors, model.exact()
     for side in ("item", "user"):
         rows = touched(champion, ratings, side)
         usable = np.ones(len(ratings), bool)

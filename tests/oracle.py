@@ -64,9 +64,40 @@ def descent_row(x, y, p, s, l1_ratio, nonnegative, bias_penalty=None):
     return p
 
 
+def conjugate_row(system, right, p, steps):
+    """P after some steps of conjugate gradients towards system · p = right."""
+    left = right - system @ p
+    direction = left
+    for _ in range(steps):
+        curvature = direction @ system @ direction
+        if not curvature > 0:
+            break
+        length = (left @ left) / curvature
+        p, before = p + length * direction, left @ left
+        left = left - length * system @ direction
+        direction = left + (left @ left) / before * direction
+    return p
+
+
+def stepped_row(x, y, own, s, s_bias, model):
+    """A row after the model's steps; its bias is the best given the factors: the new, or `separate` the old."""
+    if len(y) == 0:
+        return np.zeros(len(own))
+    if not model.biased:
+        return conjugate_row(x.T @ x + s * np.eye(len(own)), x.T @ y, own, model.steps)
+    x, p, size = x[:, 1:], own[1:], len(y) + s_bias
+    mean = np.zeros((len(y), len(y))) if model.separate else np.full((len(y), len(y)), 1 / size)
+    bias = (y - x @ p).sum() / size
+    right = x.T @ (y - bias if model.separate else y - mean @ y)
+    p = conjugate_row(x.T @ (x - mean @ x) + s * np.eye(len(p)), right, p, model.steps)
+    return np.concatenate(([bias if model.separate else (y - x @ p).sum() / size], p))
+
+
 def row_update(x, y, own, s, s_bias, model):
     """One row: x and y are its design matrix and targets."""
     nonnegative = not model.signed
+    if model.steps:
+        return stepped_row(x, y, own, s, s_bias, model)
     if model.l1_share > 0 or nonnegative:
         return descent_row(x, y, own, s, model.l1_share, nonnegative, s_bias if model.biased else None)
     if not model.biased:

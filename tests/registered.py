@@ -13,7 +13,7 @@ from mfpipe.models import MODELS, FactorModel, Model
 # Numbers have no list of values to try; parameters without one, and not in here, keep their default.
 VALUES = {"l1_ratio": (1.0, 0.4, 0.0), "bias_regularization": (0.0, 0.02)}
 NOT_TRIED = {"cold", "init"}  # no part in a fit, and in test_spectral.py
-ALONE = {"accelerate"}  # tried with both types, both signs and everything else by default
+ALONE = {"accelerate", "solver"}  # tried with both types, both signs and everything else by default
 SMALL = {"rank": 4, "max_iter": 3, "tol": 0}
 
 
@@ -27,11 +27,9 @@ def variants(cls: type[Model], **given: Any) -> Iterator[Model]:
         chosen = dict(zip(lists, values, strict=True)) | fixed
         if "regularization" in fields:  # neither none nor so much that every factor is zero
             chosen["regularization"] = 1e-3 if chosen["weighting"] == "uniform" else 0.05
-        if any(chosen.get(name) for name in ALONE) and any(
-            value != fields[name].default
-            for name, value in chosen.items()
-            if name not in {*ALONE, *SMALL, "regularization", "dtype", "nonnegative"}
-        ):
+        changed = {name for name, value in chosen.items() if value != fields[name].default}
+        changed -= {*SMALL, "regularization", "dtype", "nonnegative"}
+        if changed & ALONE and len(changed) > 1:
             continue
         try:
             yield cls(**chosen)

@@ -92,6 +92,25 @@ def test_it_stops_by_tolerance_and_says_so(small):
     assert not result.warnings
 
 
+@pytest.mark.parametrize("init", ["random", "spectral"])
+@pytest.mark.parametrize("scale", [1e-2, 1e-4, 1e-6])
+def test_a_small_start_is_not_taken_for_the_end(small, scale, init):
+    """Around zero an iteration hardly lowers the objective, but each lowers it more than the one before."""
+    full = fitted(ALS(3, 0.05, init=init, dtype="float64", max_iter=500), small)
+    slow = fitted(ALS(3, 0.05, init=init, dtype="float64", max_iter=500, init_scale=scale), small)
+    assert slow.converged
+    assert slow.objective < 1.2 * full.objective
+    assert not slow.collapsed
+
+
+def test_a_scaled_start_is_the_start_scaled(small):
+    for model in (ALS(3), BiasedALS(3), LassoMF(3, nonnegative=True)):
+        start = starting_factors(model, small)
+        scaled = starting_factors(dataclasses.replace(model, init_scale=0.25), small)
+        for rows, smaller in zip(start, scaled, strict=True):
+            assert_array_equal(smaller, rows * np.float32(0.25))
+
+
 def test_not_converging_is_said(small):
     result = fitted(ALS(2, 0.1, max_iter=2, tol=0), small)
     assert not result.converged
@@ -227,7 +246,8 @@ def test_float32_reaches_the_rmse_of_float64(small):
         ("rank", 0), ("rank", 4097), ("rank", 2.5), ("rank", True), ("rank", "5"),
         ("regularization", -1), ("regularization", math.nan), ("regularization", math.inf),
         ("max_iter", -1), ("tol", -1e-3), ("tol", math.nan), ("random_state", -1), ("random_state", 2**63),
-        ("weighting", "both"), ("dtype", "float16"), ("cold", "warm"),
+        ("weighting", "both"), ("dtype", "float16"), ("cold", "warm"), ("init_scale", 0), ("init_scale", math.inf),
+        ("solver", "lu"), ("cg_steps", 0),
     ],
 )  # fmt: skip
 def test_parameters_outside_their_range_are_refused_by_name(name, value):

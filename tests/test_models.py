@@ -33,8 +33,9 @@ STATIONARY = {"float64": 1e-10, "float32": 2e-5}  # of max(‖Xᵀy‖∞, s); a
 SIDES = (("user", "item"), ("item", "user"))
 PIECES = (1, 2, 7, 64)
 
-# Of two blocks solved in turn each is optimal, but not both at once; the oracle's trajectory covers those.
-JOINT = {name: model for name, model in FACTOR_VARIANTS.items() if not model.separate}
+# Of two blocks solved in turn each is optimal, but not both at once, and a few steps of conjugate gradients
+# end short of the optimum; the oracle's trajectory covers those.
+EXACT = {name: model for name, model in FACTOR_VARIANTS.items() if not (model.separate or model.steps)}
 KNOWN_TO_THE_ORACLE = {  # the shared row problem, in float64
     name: model
     for name, model in FACTOR_VARIANTS.items()
@@ -131,12 +132,8 @@ def test_memory_order_and_read_only_arrays_change_nothing(small, model):
             assert_array_equal(mine, theirs)
 
 
-@pytest.mark.parametrize("model", JOINT.values(), ids=JOINT)
+@pytest.mark.parametrize("model", EXACT.values(), ids=EXACT)
 def test_every_row_is_stationary_after_its_half_step(small, model):
-    if model.separate:
-        pytest.skip(
-            "each of its two blocks is optimal in turn, not both at once; the oracle's test covers it"
-        )
     factors = fitted(model, small).factors
     with executor(small, model.storage, "serial", partitions=3) as where:
         for side, opposite in (*SIDES, *SIDES):

@@ -126,6 +126,15 @@ def test_a_fit_from_it_falls_all_the_way(small, model):
         assert min(rows.min() for rows in start) >= 0
 
 
+@every_model
+def test_a_scaled_start_is_the_start_scaled(small, model):
+    start, scaled = (spectral(each, small) for each in (model, dataclasses.replace(model, init_scale=0.01)))
+    first = len(model.columns()) - model.rank
+    for rows, smaller in zip(start, scaled, strict=True):
+        assert_array_equal(smaller[:, :first], rows[:, :first])
+        assert_allclose(smaller[:, first:], 0.01 * rows[:, first:], rtol=1e-9, atol=1e-14)
+
+
 @pytest.mark.parametrize("make", [ALS, BiasedALS])
 def test_directions_that_the_ratings_lack_stay_random(make):
     users, items = np.divmod(np.arange(60), 6)

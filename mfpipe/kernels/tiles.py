@@ -276,3 +276,61 @@ def add_rows_and_moments(typingctx, gram, moments, other, first, columns, begin,
         return context.get_dummy_value()
 
     return signature, build
+
+
+@intrinsic
+def subtract_explained(typingctx, out, weights, panel, i, vector, targets, width):
+    """weights[i:i+ROWS] = X vector − targets[i:i+ROWS] and out −= Xᵀ weights, X = panel[i:i+ROWS, :width]."""
+    signature = types.void(out, weights, panel, types.intp, vector, targets, types.intp)
+
+    def build(context, builder, signature, args):
+        out, weights, panel, vector, targets = (
+            Matrix(context, builder, signature.args[k], args[k]) for k in (0, 1, 2, 4, 5)
+        )
+        _, _, _, i, _, _, width = args
+        top = panel.at(i, panel.constant(0))
+        rows = [panel.below(top, panel.constant(m)) for m in range(panel.rows)]
+        zero = ir.Constant(panel.vector, [0.0] * panel.lanes)
+        dots, step = panel.registers([zero] * panel.rows), panel.constant(panel.lanes)
+        with cgutils.for_range_slice(builder, step.type(0), width, step, width.type) as (k, _):
+            right = vector.load(builder.gep(vector.data, [k]))
+            for row, dot in zip(rows, dots, strict=True):
+                product = builder.fmul(panel.load(builder.gep(row, [k])), right, flags=FUSED)
+                builder.store(builder.fadd(builder.load(dot), product, flags=FUSED), dot)
+        sums = _sums(builder, [builder.load(dot) for dot in dots])
+        sums = builder.fsub(sums, targets.load(builder.gep(targets.data, [i]), sums.type))
+        weights.store(sums, builder.gep(weights.data, [i]))
+        scalars = [
+            panel.splat(builder.extract_element(sums, ir.Constant(ir.IntType(32), m)))
+            for m in range(panel.rows)
+        ]
+        with cgutils.for_range_slice(builder, step.type(0), width, step, width.type) as (k, _):
+            address = builder.gep(out.data, [k])
+            left = out.load(address)
+            for row, scalar in zip(rows, scalars, strict=True):
+                product = builder.fmul(scalar, panel.load(builder.gep(row, [k])), flags=FUSED)
+                left = builder.fsub(left, product, flags=FUSED)
+            out.store(left, address)
+        return context.get_dummy_value()
+
+    return signature, build
+
+
+def _sums(builder, vectors: list):
+    """One vector of the sums of the lanes of each, by rounds of adding neighbours."""
+
+    def neighbours(one, other, count: int):
+        picked = (
+            ir.Constant(ir.VectorType(ir.IntType(32), count), list(range(start, 2 * count, 2)))
+            for start in (0, 1)
+        )
+        return builder.fadd(*(builder.shuffle_vector(one, other, pick) for pick in picked))
+
+    many, lanes = len(vectors), vectors[0].type.count
+    while len(vectors) > 1:
+        pairs = zip(vectors[::2], vectors[1::2], strict=True)
+        vectors = [neighbours(one, other, lanes) for one, other in pairs]
+    (found,) = vectors
+    while found.type.count > many:
+        found = neighbours(found, found, found.type.count // 2)
+    return found

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mfpipe.models.base import choice, switch
-from mfpipe.models.factors import FactorModel
+from mfpipe.models.base import choice
+from mfpipe.models.ridge import RidgeModel
 
 
 @dataclass(frozen=True)
-class ALS(FactorModel):
+class ALS(RidgeModel):
     """r̂ = p·q with φ(p) = ‖p‖².
 
     References
@@ -20,11 +20,6 @@ class ALS(FactorModel):
 
     name = "als"
 
-    nonnegative: bool = switch("keep every factor at zero or above")
     cold: str = choice(
         "fallback", ("fallback", "zero"), "prediction for an unseen id: the known side's mean, or 0"
     )
-
-    @property
-    def signed(self) -> bool:
-        return not self.nonnegative

@@ -121,6 +121,11 @@ def is_not_negative(value: Any) -> bool:
     )
 
 
+def is_positive(value: Any) -> bool:
+    """Whether a value is a finite number above 0."""
+    return is_not_negative(value) and value > 0
+
+
 def choice(default: str, choices: tuple[str, ...], help: str) -> Any:
     return parameter(default, help, lambda value: value in choices, f"one of {', '.join(choices)}", choices)
 
@@ -167,7 +172,7 @@ class Model(ABC):
 
     @abstractmethod
     def update(self, side: str, block: Block, own: np.ndarray, other: np.ndarray, totals: Totals) -> Update:
-        """The rows of a block, exactly optimal with the other side fixed.
+        """The rows of a block, optimal with the other side fixed, or what a few steps towards that give.
 
         Parameters
         ----------
@@ -190,6 +195,10 @@ class Model(ABC):
     @abstractmethod
     def linear(self, factors: Factors, global_mean: float) -> Linear:
         """The predictions of all pairs of the given rows, for ranking by matrix products."""
+
+    def exact(self) -> Model:
+        """The same model with `update` going all the way to the optimum."""
+        return self
 
     @property
     def warm_starts(self) -> bool:

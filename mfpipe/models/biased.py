@@ -18,13 +18,12 @@ from mfpipe.models.base import (
     is_not_negative,
     known_or,
     parameter,
-    switch,
 )
-from mfpipe.models.factors import FactorModel
+from mfpipe.models.ridge import RidgeModel
 
 
 @dataclass(frozen=True)
-class BiasedALS(FactorModel):
+class BiasedALS(RidgeModel):
     """r̂ = μ + b_u + b_i + p·q with φ(p) = ‖p‖², μ the mean of the training ratings.
 
     The blocks are (b_u, p_u) and (b_i, q_i), each solved jointly, or with `separate` first the bias and
@@ -45,7 +44,6 @@ class BiasedALS(FactorModel):
     block_order: str = choice(
         "joint", ("joint", "separate"), "solve a bias and its factors together, or one after the other"
     )
-    nonnegative: bool = switch("keep every factor at zero or above (biases stay free)")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,10 +57,6 @@ class BiasedALS(FactorModel):
     @property
     def separate(self) -> bool:
         return self.block_order == "separate"
-
-    @property
-    def signed(self) -> bool:
-        return not self.nonnegative
 
     @property
     def bias_regularization_(self) -> float:

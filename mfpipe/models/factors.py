@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mfpipe.kernels import readonly
+from mfpipe.kernels.conjugate import conjugate_rows
 from mfpipe.kernels.descent import descent_rows
 from mfpipe.kernels.pairs import dot_pairs
 from mfpipe.kernels.residuals import evaluate_rows, row_penalty, squared_residual
@@ -30,6 +31,7 @@ from mfpipe.models.base import (
     choice,
     is_integer,
     is_not_negative,
+    is_positive,
     parameter,
     switch,
 )
@@ -62,6 +64,9 @@ class FactorModel(Model):
         ("random", "spectral"),
         "start from random rows, or from the ratings' leading singular vectors",
     )
+    init_scale: float = parameter(
+        1.0, "what the factors of either start are multiplied by", is_positive, "a finite number above 0"
+    )
     accelerate: bool = switch(
         "start item half-steps from extrapolated users, wherever that lowers the objective"
     )
@@ -89,6 +94,11 @@ class FactorModel(Model):
         return True
 
     @property
+    def steps(self) -> int:
+        """Steps of conjugate gradients that a row takes instead of being solved; 0 for none."""
+        return 0
+
+    @property
     def bias_regularization_(self) -> float:
         """λ_b of the objective."""
         return 0.0
@@ -110,7 +120,7 @@ class FactorModel(Model):
 
     @property
     def warm_starts(self) -> bool:
-        return self.descends or self.separate
+        return self.descends or self.separate or self.steps > 0
 
     @property
     def descends(self) -> bool:
@@ -124,6 +134,7 @@ class FactorModel(Model):
     def start(self, side: str, hashes: np.ndarray) -> np.ndarray:
         rows = np.zeros((len(hashes), len(self.columns())), self.storage)
         normal = normal_start(self.random_state, side, hashes, self.rank, self.storage)
+        normal *= self.storage.type(self.init_scale)
         rows[:, len(self.columns()) - self.rank :] = normal if self.signed else np.abs(normal)
         return rows
 
@@ -188,6 +199,10 @@ class FactorModel(Model):
             unfinished = np.empty(block.n_rows, np.bool_)
             descent_rows(*inputs, *options, rows, squared_error, penalised, unfinished)
             return Update(rows, squared_error, penalised, int(unfinished.sum()))
+        if self.steps:
+            options = (totals.mean, self.biased, self.separate, self.steps)
+            conjugate_rows(*inputs, *options, rows, squared_error, penalised)
+            return Update(rows, squared_error, penalised)
         unsolved = np.empty(block.n_rows, np.bool_)
         ridge_rows(*inputs, totals.mean, self.biased, self.separate, rows, squared_error, penalised, unsolved)
         # Without a penalty, factors near the smallest float have squares that are none.
