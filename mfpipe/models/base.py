@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -196,7 +196,7 @@ class Model(ABC):
     def linear(self, factors: Factors, global_mean: float) -> Linear:
         """The predictions of all pairs of the given rows, for ranking by matrix products."""
 
-    def exact(self) -> Model:
+    def exact(self) -> Self:
         """The same model with `update` going all the way to the optimum."""
         return self
 

@@ -200,8 +200,8 @@ class FactorModel(Model):
             descent_rows(*inputs, *options, rows, squared_error, penalised, unfinished)
             return Update(rows, squared_error, penalised, int(unfinished.sum()))
         if self.steps:
-            options = (totals.mean, self.biased, self.separate, self.steps)
-            conjugate_rows(*inputs, *options, rows, squared_error, penalised)
+            ways = (totals.mean, self.biased, self.separate, self.steps)
+            conjugate_rows(*inputs, *ways, rows, squared_error, penalised)
             return Update(rows, squared_error, penalised)
         unsolved = np.empty(block.n_rows, np.bool_)
         ridge_rows(*inputs, totals.mean, self.biased, self.separate, rows, squared_error, penalised, unsolved)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Self
 
 from mfpipe.errors import ParameterError
 from mfpipe.models.base import choice, is_integer, parameter, switch
@@ -33,7 +34,7 @@ class RidgeModel(FactorModel):
     def signed(self) -> bool:
         return not self.nonnegative
 
-    def exact(self) -> RidgeModel:
+    def exact(self) -> Self:
         return dataclasses.replace(self, solver="cholesky")
 
     @property
