@@ -153,11 +153,15 @@ def _cases(chosen: plan.Plan) -> list[Case]:
 
 def _warm(cases: list[Case]) -> None:
     """Have every kernel compiled before anything is measured; each run says itself what it still took."""
-    for model, dtype in sorted({(c.option("model", "als"), c.option("dtype", "float32")) for c in cases}):
-        options = (("model", model), ("dtype", dtype))
+    ways = {
+        tuple((name, c.option(name)) for name in ("model", "dtype", "solver") if c.option(name))
+        for c in cases
+        if c.system == "mfpipe"
+    }
+    for options in sorted(ways):
         found = run(case := Case("mfpipe", "tiny", 4, 2, options=options), _command(case, None))
         if "failed" in found:
-            raise SystemExit(f"mfpipe {model} in {dtype} does not run here: {found['failed']}")
+            raise SystemExit(f"mfpipe does not run here with {dict(options)}: {found['failed']}")
 
 
 def _roofline(chosen: plan.Plan, repeats: int) -> dict:

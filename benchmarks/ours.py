@@ -36,6 +36,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--model", default="als")
     parser.add_argument("--init", default="spectral")
+    parser.add_argument("--init-scale", type=float, default=1.0)
+    parser.add_argument("--solver", help="of the models that have a choice")
+    parser.add_argument("--cg-steps", type=int, default=3)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--weighting", default="count")
     parser.add_argument("--cluster", default="threads")
@@ -51,14 +54,17 @@ def main() -> None:
     options = arguments()
     triples = data.load(options.ratings)
     ratings = triples.ratings()
+    solver = {"solver": options.solver, "cg_steps": options.cg_steps} if options.solver else {}
     model = MODELS[options.model](
         rank=options.rank,
         regularization=options.regularization,
         weighting=options.weighting,
         init=options.init,
+        init_scale=options.init_scale,
         dtype=options.dtype,
         max_iter=options.iterations,
         tol=0,
+        **solver,
     )
     test = Pairs(triples.test_user, triples.test_item, triples.test_target) if options.at else None
     event("loaded")

@@ -25,6 +25,7 @@ FEW = {"cmfrec-cholesky": 2, "implicit-cholesky": 2, "lenskit": 3, "surprise": 2
 EXACT = ("lenskit", "cmfrec")  # the fastest of the packages that minimise the same J
 LASSO_REGULARIZATION = 0.01  # at the 0.05 of the others every lasso factor is zero, which costs nothing
 REACH = {"mfpipe": "1,2,3,4,5,6,8,10,12,15", "lenskit": "1,2,3,4,5,6,8,10"}
+STARTS = ({}, {"init-scale": 0.01}, {"init-scale": 0.01, "solver": "cg", "cg-steps": 2})
 REACH_BY_FITS = {"cmfrec": "2,3,4,6,8", "spark": "2,4,6,8", "surprise": "5,10,20", "libmf": "5,10,20"}
 
 
@@ -71,6 +72,8 @@ def theirs(name: str, solver: str, set_: str, rank: int, section: str) -> Case:
 def against(set_: str, rank: int, peers: Sequence[str], section: str = "peers") -> list[Case]:
     """Mfpipe and every solver of the packages, to be interleaved."""
     found = [ours(set_, rank, section)]
+    if any("cg" in PEERS_BY_NAME[name].solvers for name in peers):
+        found.append(ours(set_, rank, section, solver="cg"))
     for name in peers:
         found += [theirs(name, solver, set_, rank, section) for solver in PEERS_BY_NAME[name].solvers]
     return found
@@ -79,7 +82,11 @@ def against(set_: str, rank: int, peers: Sequence[str], section: str = "peers") 
 def reaching(set_: str, rank: int, peers: Sequence[str], models: Sequence[str] = ("als",)) -> list[Case]:
     """Cases whose held-out RMSE is watched, iteration by iteration."""
     last = int(REACH["mfpipe"].rsplit(",", 1)[-1])
-    found = [ours(set_, rank, "reach", iterations=last, model=model, at=REACH["mfpipe"]) for model in models]
+    found = [
+        ours(set_, rank, "reach", iterations=last, model=model, at=REACH["mfpipe"], **start)
+        for model in models
+        for start in STARTS
+    ]
     for name in peers:
         at = REACH.get(name) or REACH_BY_FITS.get(name)
         if at is None:

@@ -46,7 +46,7 @@ def shown(results: dict) -> Table:
 def name_of(row: dict) -> str:
     """A system with its solver or model, for people."""
     if row["system"] == "mfpipe":
-        return f"mfpipe {row['options'].get('model', 'als')}"
+        return f"mfpipe {must_show.way(row['options'])}"
     solver = {"cholesky": ", exact", "cg": ", 3 conjugate-gradient steps"}
     return PEERS_BY_NAME[row["system"]].title + solver.get(row["options"].get("solver", ""), "")
 
@@ -93,7 +93,7 @@ def peers(rows: list[dict], _: dict) -> Iterator[Table]:
     ours = {
         (row["set"], row["rank"]): row["seconds"]["median"]
         for row in rows
-        if row["system"] == "mfpipe" and row.get("seconds")
+        if row["system"] == "mfpipe" and "solver" not in row["options"] and row.get("seconds")
     }
     cells = []
     for row in rows:
@@ -204,7 +204,7 @@ def whole(found: dict, _: dict) -> Iterator[Table]:
         ["system", "iterations", "s", "peak MB", "held-out RMSE", "best at any iteration", "command"],
         [
             [
-                " ".join(filter(None, (row["system"], row["model"], row["solver"]))),
+                must_show.whole_name(row),
                 str(row["iterations"] or "never"),
                 row.get("failed") or seconds(row["seconds"]),
                 f"{row['peak'] / MB:,.0f}" if "peak" in row else "–",
