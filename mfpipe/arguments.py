@@ -59,15 +59,14 @@ def add_params(parser: argparse.ArgumentParser) -> None:
     from mfpipe.models.base import flag
 
     group = parser.add_argument_group("model parameters")
-    kinds = {"int": int, "float": float, "str": str}
+    kinds: dict[str, tuple[type, str]] = {"int": (int, "N"), "float": (float, "X"), "str": (str, "X")}
     fields = {field.name: field for model in MODELS.values() for field in dataclasses.fields(model)}
     for name, field in fields.items():
         text = f"{field.metadata['help']} (default: {field.default})"
-        how = (
-            {"action": "store_true"}
-            if field.type == "bool"
-            else {"type": kinds[str(field.type)], "metavar": "X"}
-        )
+        how: dict[str, Any] = {"action": "store_true"}
+        if field.type != "bool":
+            kind, letter = kinds[str(field.type)]
+            how = {"type": kind, "metavar": "|".join(field.metadata["choices"]) or letter}
         group.add_argument(flag(name), dest=f"param_{name}", default=None, help=text, **how)
 
 

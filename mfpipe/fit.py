@@ -163,9 +163,13 @@ def fit(
     NumericError
         A value that is not finite, or an objective that rose by more than rounding can explain.
     """
+
+    def begin() -> Factors:
+        made = start or cold_start(model, ratings, executor)
+        return Factors(*(np.ascontiguousarray(rows, model.storage) for rows in made))
+
     began = time.perf_counter()
-    factors = start or cold_start(model, ratings, executor)
-    factors = Factors(*(np.ascontiguousarray(rows, model.storage) for rows in factors))
+    factors = state.factors if state else begin()
     baseline = baseline_of(ratings)
     loop = _Loop(model, ratings, executor, factors, baseline)
     result = Fit(model, factors, baseline, math.nan, math.nan, False)
@@ -191,7 +195,7 @@ def fit(
     result.factors, result.objective, result.train_rmse = loop.factors, loop.objective, loop.train_rmse
     result.seconds = time.perf_counter() - began
     result.collapsed = isinstance(model, FactorModel) and _collapsed(result, ratings)
-    result.warnings = _warnings(result, ratings, factors)
+    result.warnings = _warnings(result, ratings, begin)
     return result
 
 
@@ -383,13 +387,13 @@ def _collapsed(result: Fit, ratings: Ratings) -> bool:
     return True
 
 
-def _warnings(result: Fit, ratings: Ratings, start: Factors) -> list[str]:
+def _warnings(result: Fit, ratings: Ratings, begin: Callable[[], Factors]) -> list[str]:
     model = result.model
     found: list[str] = []
     if not isinstance(model, FactorModel):
         return found
     if result.collapsed:
-        reason = model.collapse(ratings.user, ratings.item, ratings.rating, start)
+        reason = model.collapse(ratings.user, ratings.item, ratings.rating, begin())
         if reason:
             found.append(f"all factors collapsed to zero: {reason}")
     if not result.converged and model.max_iter:
