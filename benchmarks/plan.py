@@ -100,13 +100,14 @@ def reaching(set_: str, rank: int, peers: Sequence[str], models: Sequence[str] =
 
 
 def places(set_: str, rank: int, section: str = "places", **more) -> list[Case]:
-    """Mfpipe in every place it can run."""
+    """Mfpipe in every place it can run, from its default start."""
+    shared = {"init": "random"} | more
     return [
-        ours(set_, rank, section, cluster="serial", partitions=8, threads=1, **more),
-        ours(set_, rank, section, cluster="threads", partitions=8, **more),
-        ours(set_, rank, section, cluster="local", partitions=8, **more),
-        ours(set_, rank, section, cluster="local", partitions=16, **more),
-        ours(set_, rank, section, cluster="local", processes=2, partitions=8, **more),
+        ours(set_, rank, section, cluster="serial", partitions=8, threads=1, **shared),
+        ours(set_, rank, section, cluster="threads", partitions=8, **shared),
+        ours(set_, rank, section, cluster="local", partitions=8, **shared),
+        ours(set_, rank, section, cluster="local", partitions=16, **shared),
+        ours(set_, rank, section, cluster="local", processes=2, partitions=8, **shared),
     ]
 
 

@@ -112,6 +112,23 @@ def test_a_fit_ends_where_exact_rows_no_longer_help(small, model):
     assert 0 <= end.objective - again.objective < 1e-8
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        ALS(4, 0.05, accelerate=True),
+        BiasedALS(4, 0.05, block_order="separate", bias_regularization=0.02),
+        BiasedALS(4, 1e-3, "uniform", cg_steps=1),
+    ],
+    ids=["accelerated", "separate", "one step"],
+)
+def test_its_trajectory_is_the_oracles(small, model):
+    model = dataclasses.replace(model, solver="cg", dtype="float64", max_iter=6, tol=0)
+    start = starting_factors(model, small)
+    *_, trajectory = oracle.alternate(small.user, small.item, small.rating, *start, model, model.max_iter)
+    with executor(small, model.storage, "serial", partitions=3) as where:
+        assert_allclose(fit(model, small, where).objectives, trajectory, rtol=1e-9)
+
+
 @pytest.mark.parametrize("cls", [ALS, BiasedALS])
 def test_new_rows_are_folded_in_exactly(small, cls):
     exact = cls(4, 0.05, max_iter=2)

@@ -92,6 +92,7 @@ def left(store):
     [
         ALS(3, max_iter=8, tol=0),
         ALS(3, max_iter=8, tol=0, init="spectral"),
+        ALS(3, max_iter=8, tol=0, solver="cg"),
         BiasedALS(2, max_iter=8, tol=0, accelerate=True),
         ALS(3, max_iter=8, tol=0, dtype="float64", nonnegative=True),
         BiasedALS(2, max_iter=8, tol=0),
