@@ -246,8 +246,9 @@ def _own(title: str, words: str, rows: list[dict], fields: list[str]) -> Table:
 def places(rows: list[dict], _: dict) -> Iterator[Table]:
     fields = ["set", "rank", "cluster", "processes", "partitions"]
     words = (
-        "als, float32, from random rows. A local cluster is one worker inside the process unless worker processes are given. "
-        "Peak in fit is the most of all processes less what there was when the blocks were built."
+        "als, float32, from random rows. A local cluster is one worker inside the process unless worker "
+        "processes are given. Peak in fit is the most of all processes less what there was when the blocks "
+        "were built."
     )
     yield _own("Where it runs", words, rows, fields)
 
