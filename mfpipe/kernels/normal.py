@@ -39,6 +39,13 @@ def padded(array, size):
 
 
 @part
+def tiled(array, size):
+    """`size` rounded up to whole tiles' rows: of the last vector's lanes all, or the first half."""
+    step = tile_rows(array)
+    return (size + step - 1) // step * step
+
+
+@part
 def biases_of(other, biased):
     """The other side's biases side by side, where many fit near the processor; none without biases."""
     return other[:, 0].copy() if biased else np.empty(0, other.dtype)
@@ -68,6 +75,7 @@ def normal_equations(columns, values, begin, end, other, biases, mean, panel, ta
     gram[:] = 0
     moments[:] = 0
     square, total = 0.0, 0.0
+    height = tiled(gram, other.shape[1] - first)
     in_place = other.shape[1] - first == gram.shape[1] == lanes(gram)
     step = TARGETS if in_place else PANEL
     far = other.size * other.itemsize > NEAR
@@ -88,7 +96,7 @@ def normal_equations(columns, values, begin, end, other, biases, mean, panel, ta
                 ask_for_rows(other, columns, following, min(following + share, len(columns)))
                 following += share
             add_products_and_moments(gram, moments, 0, j, panel, targets, size)
-            add_column(gram, tile_rows(gram), j, panel, size)
+            add_column(gram, tile_rows(gram), j, height, panel, size)
     return square, total
 
 
@@ -100,41 +108,48 @@ def ask_for_rows(other, columns, begin, end):
 
 
 @part
-def add_column(gram, start, j, panel, size):
-    """Add XᵀX of the panel's first rows to one vector's columns of the upper triangle, from a row on."""
+def add_column(gram, start, j, height, panel, size):
+    """Add XᵀX of the panel's first rows to one vector's columns of the upper triangle, from a row on.
+
+    Only the first `height` rows and columns are meant, a multiple of the tiles' rows.
+    """
+    if j + lanes(gram) > height:  # half a vector
+        for i in range(start, height, tile_rows(gram)):
+            add_square(gram, i, j, panel, size)
+        return
     last = j + lanes(gram) - tile_rows(gram)
     for i in range(start, last, tile_rows(gram)):
         add_products(gram, i, j, panel, size)
     if start <= last:
-        add_square(gram, last, panel, size)
+        add_square(gram, last, last, panel, size)
 
 
 @part
-def set_gram(gram, width, panel, size):
-    """Set the upper triangle to XᵀX of the panel's first `size` rows and `width` columns."""
-    for j in range(0, width, lanes(gram)):
-        for i in range(j + lanes(gram)):
+def set_gram(gram, height, panel, size):
+    """Set the upper triangle to XᵀX of the panel's first `size` rows and `height` columns."""
+    for j in range(0, height, lanes(gram)):
+        for i in range(min(j + lanes(gram), height)):
             for k in range(j, j + lanes(gram)):
                 gram[i, k] = 0
-        add_column(gram, 0, j, panel, size)
+        add_column(gram, 0, j, height, panel, size)
 
 
 @part
 def factorise(gram, size, slack):
     """Cholesky factor in place of the upper triangle, its diagonal as reciprocals.
 
-    Only the first `size` rows and columns are meant; those that pad them become the identity's. Returns
-    the number of rows factorised: `size`, or fewer where the next one depends on those before it, to
-    `slack` times the rounding error of such a system.
+    Only the first `size` rows and columns are meant; those that pad them to whole tiles become the
+    identity's. Returns the number of rows factorised: `size`, or fewer where the next one depends on those
+    before it, to `slack` times the rounding error of such a system.
     """
     largest = gram.dtype.type(0)
     for i in range(size):
         largest = max(largest, gram[i, i])
     floor = gram.dtype.type(slack * largest * size * np.finfo(gram.dtype).eps)
-    width = padded(gram, size)
-    for i in range(size, width):
+    width, height = padded(gram, size), tiled(gram, size)
+    for i in range(size, height):
         gram[i, i] = max(largest, gram.dtype.type(1))
-    for i in range(0, width, tile_rows(gram)):
+    for i in range(0, height, tile_rows(gram)):
         diagonal = i // lanes(gram) * lanes(gram)
         eliminate(gram, i, diagonal)
         done = i + factorise_tile(gram, i, diagonal, floor)
@@ -162,9 +177,9 @@ def substitute(gram, vector, work, size):
     zero, and stays so.
     """
     solved, dots = work[0], work[1]
-    width = padded(gram, size)
+    width, height = padded(gram, size), tiled(gram, size)
     rows = tile_rows(gram)
-    for i in range(0, width, rows):
+    for i in range(0, height, rows):
         for m in range(rows):
             value = vector[i + m]
             for r in range(m):
@@ -175,7 +190,7 @@ def substitute(gram, vector, work, size):
     # From here on `vector` holds the solution, zero where it is not known yet.
     for k in range(width):
         vector[k] = 0
-    for i in range(width - rows, -1, -rows):
+    for i in range(height - rows, -1, -rows):
         dot_rows(dots, gram, i, i // lanes(gram) * lanes(gram), vector, width)
         for m in range(rows - 1, -1, -1):
             value = solved[i + m] - dots[m]

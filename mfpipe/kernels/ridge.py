@@ -14,6 +14,7 @@ from mfpipe.kernels.normal import (
     set_gram,
     set_targets,
     substitute,
+    tiled,
 )
 from mfpipe.kernels.registers import lanes, tile_rows
 from mfpipe.kernels.residuals import row_penalty, settled
@@ -200,7 +201,7 @@ def _dual(
     first = min(len(biases), 1)
     rank = len(row) - first
     count = end - begin
-    width = padded(gram, count)
+    width, height = padded(gram, count), tiled(gram, count)
     set_targets(columns, values, begin, count, biases, mean, targets)
     step = tile_rows(gram)
     for j in range(0, count, step):
@@ -212,9 +213,9 @@ def _dual(
             at = min(j, count - step)
             copy_turned(panel, at, other, first, rank, columns, begin + at)
     for k in range(rank):
-        for j in range(count, width):
+        for j in range(count, height):
             panel[k, j] = 0
-    set_gram(gram, width, panel, rank)
+    set_gram(gram, height, panel, rank)
     for j in range(count):
         gram[j, j] += penalty
     if factorise(gram, count, 1) < count:

@@ -199,13 +199,14 @@ def add_products(typingctx, gram, i, j, panel, size):
 
 
 @intrinsic
-def add_square(typingctx, gram, i, panel, size):
-    """`add_products` for gram[i:i+ROWS, i:i+ROWS] alone."""
-    signature = types.void(gram, types.intp, panel, types.intp)
+def add_square(typingctx, gram, i, j, panel, size):
+    """`add_products` for gram[i:i+ROWS, j:j+ROWS] alone."""
+    signature = types.void(gram, types.intp, types.intp, panel, types.intp)
 
     def build(context, builder, signature, args):
-        target, source = (Matrix(context, builder, signature.args[k], args[k], square=True) for k in (0, 2))
-        _add_products(builder, Tile(target, args[1], args[1]), args[1], args[1], source, args[3])
+        target, source = (Matrix(context, builder, signature.args[k], args[k], square=True) for k in (0, 3))
+        _, i, j, _, size = args
+        _add_products(builder, Tile(target, i, j), i, j, source, size)
         return context.get_dummy_value()
 
     return signature, build
