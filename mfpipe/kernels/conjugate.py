@@ -4,7 +4,7 @@ import numpy as np
 
 from mfpipe.kernels import kernel, part
 from mfpipe.kernels.elimination import subtract_rows
-from mfpipe.kernels.normal import PANEL, biases_of, padded, set_targets
+from mfpipe.kernels.normal import PANEL, biases_of, padded, set_targets, tiled
 from mfpipe.kernels.registers import lanes, tile_rows
 from mfpipe.kernels.residuals import row_penalty, settled
 from mfpipe.kernels.tiles import copy_rows, subtract_explained
@@ -43,7 +43,10 @@ def conjugate_rows(
     first = 1 if biased else 0
     biases = biases_of(other, biased)
     width = padded(other, other.shape[1] - first)
-    longest = max(PANEL, KEPT // (width * other.itemsize) // PANEL * PANEL)
+    longest = np.int64(1)
+    for u in range(len(indptr) - 1):
+        longest = max(longest, indptr[u + 1] - indptr[u])
+    longest = min(tiled(other, longest), max(PANEL, KEPT // (width * other.itemsize) // PANEL * PANEL))
     panel = np.zeros((longest, width), other.dtype)
     columnwise = np.zeros((4, longest), other.dtype)
     columnwise[3] = -1
