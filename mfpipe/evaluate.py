@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mfpipe.arrow import to_arrow
 from mfpipe.errors import ParameterError, RatingsError
 from mfpipe.fitted import SOURCES, FittedModel
 from mfpipe.kernels import readonly
@@ -97,8 +98,8 @@ class Holdout:
                 f"{int(held_out.sum())} to test with; give more ratings, another --holdout, or --test FILE"
             )
         test = TestRatings(
-            ratings.users.texts.take(ratings.user[held_out]),
-            ratings.items.texts.take(ratings.item[held_out]),
+            ratings.users.texts.take(to_arrow(ratings.user[held_out])),
+            ratings.items.texts.take(to_arrow(ratings.item[held_out])),
             ratings.rating[held_out],
             np.flatnonzero(held_out),
             None if ratings.time is None else ratings.time[held_out],

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from mfpipe import diagnosis, rated, runs
 from mfpipe import evaluate as evaluation
+from mfpipe.arrow import to_arrow
 from mfpipe.command_line import report_command
 from mfpipe.errors import ParameterError
 from mfpipe.executors import executor
@@ -44,8 +45,8 @@ Callbacks = Iterable[Callable[[dict], None]]
 def compile_kernels(model: Model) -> float:
     """Seconds to have the model's kernels compiled, or loaded from the cache of an earlier run."""
     started = time.perf_counter()
-    one = IdMap(pa.array(["0"]))
     rows = np.zeros(1, np.int32)
+    one = IdMap(to_arrow(rows).cast(pa.string()))
     ratings = Ratings(rows, rows, np.ones(1), None, one, one)
     with executor(ratings, model.storage, "serial", partitions=1) as here:
         factors = cold_start(model, ratings, here)
@@ -283,16 +284,22 @@ def publish(
 
 def _history_table(history: list[dict]) -> pa.Table:
     columns: dict[str, Any] = {
-        key: pa.array([record[key] for record in history], pa.int64() if key == "iteration" else pa.float64())
+        key: _numbers([record[key] for record in history], np.int64 if key == "iteration" else np.float64)
         for key in HISTORY
     }
     for half in history[0]["half_steps"] if history else ():
         for key in ("objective", "seconds"):
-            columns[f"{half['side']}_{key}"] = pa.array(
+            columns[f"{half['side']}_{key}"] = _numbers(
                 [h[key] for record in history for h in record["half_steps"] if h["side"] == half["side"]],
-                pa.float64(),
+                np.float64,
             )
     return pa.table(columns)
+
+
+def _numbers(values: list, dtype: type) -> pa.Array:
+    if None in values:
+        return pa.array(values, pa.from_numpy_dtype(dtype))
+    return to_arrow(np.array(values, dtype))
 
 
 def evaluate(

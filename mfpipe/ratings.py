@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from mfpipe import files, sources
+from mfpipe.arrow import to_arrow, to_numpy
 from mfpipe.cores import in_order
 from mfpipe.errors import ParameterError, RatingsError, StoreError
 from mfpipe.ids import IdMap
@@ -309,7 +310,7 @@ def _judge(chunk: Chunk, rules: Rules) -> tuple[_Usable, np.ndarray, list[Fault]
         faults.sort(key=lambda fault: fault.line)
         keep = np.ones(len(chunk.lines), dtype=bool)
         keep[list(faulty)] = False
-        columns = {role: column.filter(pa.array(keep)) for role, column in chunk.columns.items()}
+        columns = {role: column.filter(to_arrow(keep)) for role, column in chunk.columns.items()}
         chunk = Chunk(chunk.path, chunk.lines[keep], columns)
     time = moments(chunk.columns["time"]) if "time" in chunk.columns else None
     usable = _Usable(
@@ -319,7 +320,7 @@ def _judge(chunk: Chunk, rules: Rules) -> tuple[_Usable, np.ndarray, list[Fault]
 
 
 def _codes(column: pa.DictionaryArray) -> np.ndarray:
-    return column.indices.to_numpy(zero_copy_only=False)
+    return to_numpy(column.indices)
 
 
 def _settle(report: IngestReport, rules: Rules, quarantine: Path | None) -> None:
@@ -387,7 +388,7 @@ def _encode(columns: list[pa.DictionaryArray]) -> tuple[list[np.ndarray], IdMap]
     used = []
     for column, code in zip(columns, codes, strict=True):
         occurs = counted(code, len(column.dictionary)) > 0
-        used.append(column.dictionary.filter(pa.array(occurs)))
+        used.append(column.dictionary.filter(to_arrow(occurs)))
     ids = IdMap.sorted(pa.chunked_array(used).unique())
     rows = ids.rows(pa.chunked_array([column.dictionary for column in columns]))
     ends = np.cumsum([len(column.dictionary) for column in columns])[:-1]
