@@ -102,15 +102,14 @@ class Ratings:
 
     def subset(self, keep: np.ndarray) -> Ratings:
         """The ratings where `keep` is true, with ids and rows for those alone."""
-        user, users = _compact(self.user[keep], self.users)
-        item, items = _compact(self.item[keep], self.items)
+        sides = ((self.user, self.users), (self.item, self.items))
+        (user, users), (item, items) = in_order(lambda side: _compact(side[0][keep], side[1]), sides, 2)
         time = None if self.time is None else self.time[keep]
         return Ratings(user, item, self.rating[keep], time, users, items)
 
 
 def _compact(rows: np.ndarray, ids: IdMap) -> tuple[np.ndarray, IdMap]:
-    used = np.zeros(len(ids), dtype=bool)
-    used[rows] = True
+    used = counted(rows, len(ids)) > 0
     if used.all():
         return rows, ids
     return (np.cumsum(used, dtype=np.int32) - np.int32(1))[rows], ids.subset(used)
