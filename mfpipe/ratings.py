@@ -205,6 +205,15 @@ def ingest(
     RatingsError
         A whole-file fault, more unusable lines than allowed, or no usable line at all.
     """
+    ratings, report = ingest_unhashed(inputs, rules, quarantine)
+    report.sha256 = ratings.fingerprint()
+    return ratings, report
+
+
+def ingest_unhashed(
+    inputs: Sequence[str | Path], rules: Rules, quarantine: Path | None
+) -> tuple[Ratings, IngestReport]:
+    """What `ingest` does, but for the report's sha256, which can be made while another core is busy."""
     report = IngestReport()
     accepted = [usable for path in sources.find(inputs) for usable, _ in _judged(path, rules, report)]
     _settle(report, rules, quarantine)
@@ -212,7 +221,6 @@ def ingest(
     report.duplicates = report.accepted - len(ratings)
     report.ratings, report.users, report.items = len(ratings), len(ratings.users), len(ratings.items)
     report.times_unreadable = 0 if ratings.time is None else int((ratings.time == NO_TIME).sum())
-    report.sha256 = ratings.fingerprint()
     if report.duplicates:
         log.info("%d ratings of pairs rated before; kept: %s", report.duplicates, rules.duplicates)
     return ratings, report
