@@ -34,6 +34,7 @@ from mfpipe.runs import Checkpoints, Run
 from mfpipe.sealed import encoded
 from mfpipe.store import WHATEVER, Store, Version, parse_name
 from mfpipe.topn import require_count
+from mfpipe.version import factor_tables
 from mfpipe.watching import watched
 
 log = logging.getLogger(__name__)
@@ -243,10 +244,12 @@ def publish(
 ) -> Version:
     """Store a trained model as the next version of `name`, with what its report needs, and `about`."""
     fitting = trained.fit
-    if trained.diagnosis is None:
-        began = time.perf_counter()
-        trained.diagnosis = diagnosis.diagnose(trained.fitted, prepared.test, prepared.sums()["test"])
-        trained.timings["diagnose"] = time.perf_counter() - began
+    with ThreadPoolExecutor(1, "mfpipe-encoding") as beside:
+        encoding = beside.submit(_encoded_factors, trained.fitted)
+        if trained.diagnosis is None:
+            began = time.perf_counter()
+            trained.diagnosis = diagnosis.diagnose(trained.fitted, prepared.test, prepared.sums()["test"])
+            trained.timings["diagnose"] = time.perf_counter() - began
     described = {
         "data": prepared.data(),
         "objective": fitting.objective,
@@ -262,7 +265,7 @@ def publish(
     }
     if run:
         described["run"] = run
-    artifacts: dict[str, Any] = {
+    artifacts: dict[str, Any] = encoding.result() | {
         "history.parquet": _history_table(fitting.history),
         "timings.json": {
             "stages": trained.timings,
@@ -280,6 +283,10 @@ def publish(
     artifacts[diagnosis.FILE] = trained.diagnosis
     trained.version = store.publish(name, trained.fitted, described, artifacts, make_current, replacing)
     return trained.version
+
+
+def _encoded_factors(fitted: FittedModel) -> dict[str, memoryview]:
+    return {name: encoded(table) for name, table in factor_tables(fitted).items()}
 
 
 def _history_table(history: list[dict]) -> pa.Table:

@@ -16,6 +16,8 @@ from mfpipe.models import MODELS
 from mfpipe.models.base import Baseline, Factors
 from mfpipe.sealed import Sealed
 
+FACTOR_FILES = {"user_factors.parquet", "item_factors.parquet"}
+
 
 class Version(Sealed):
     """A stored fit: where it is, what its manifest says, and its files."""
