@@ -15,6 +15,7 @@ from mfpipe.kernels import readonly
 from mfpipe.kernels.pairs import uniform_pairs
 from mfpipe.ratings import NO_TIME, Ratings, TestRatings
 
+PAIRS = 2**15  # drawn at a time: their numbers stay in the cache
 HOLDOUTS = "random:FRACTION, last:COUNT or time:FRACTION"
 
 
@@ -46,11 +47,15 @@ class Holdout:
     def mask(self, ratings: Ratings) -> np.ndarray:
         """True for the ratings held out; bool, shape (n,)."""
         if self.kind == "random":
-            numbers = np.empty(len(ratings))
             inputs = (ratings.user, ratings.item, ratings.users.hashes, ratings.items.hashes)
             users, items, user_hashes, item_hashes = readonly(*inputs)
-            uniform_pairs(users, items, user_hashes, item_hashes, numbers)
-            return numbers < self.amount
+            drawn, numbers = np.empty(len(ratings), dtype=bool), np.empty(PAIRS)
+            for begin in range(0, len(ratings), PAIRS):
+                at = slice(begin, begin + PAIRS)
+                few = numbers[: len(users[at])]
+                uniform_pairs(users[at], items[at], user_hashes, item_hashes, few)
+                np.less(few, self.amount, out=drawn[at])
+            return drawn
         time = self._times(ratings)
         if self.kind == "time":
             return time > np.sort(time)[max(0, math.ceil((1 - self.amount) * len(time)) - 1)]
