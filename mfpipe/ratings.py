@@ -285,8 +285,9 @@ def _judged(path: Path, rules: Rules, report: IngestReport) -> Iterator[tuple[_U
     before = os.stat(path)
     rows_before = report.rows
     for usable, lines, faults in read(path, rules.columns, partial(_judge, rules=rules)):
-        broken = np.array([fault.line for fault in faults], dtype=np.int64)
-        record = np.arange(report.rows, report.rows + len(lines)) + np.searchsorted(broken, lines)
+        record = np.arange(report.rows, report.rows + len(lines))
+        if faults:
+            record += np.searchsorted([fault.line for fault in faults], lines)
         report.rows += len(lines) + len(faults)
         report.add(faults)
         yield usable, record
