@@ -137,7 +137,7 @@ class Prepared:
             "n_items": len(self.ratings.items),
             "sha256": self.sha256,
             "global_mean": self.ratings.mean,
-            "spread": float(self.ratings.rating.std()),
+            "spread": self.ratings.spread,
             "time": self.ratings.time_range(),
         }
 

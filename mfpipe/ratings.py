@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import logging
+import math
 import os
 import re
 from collections import Counter
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 DUPLICATES = ("latest", "mean", "error")
 FAULTS_KEPT = 100_000
+SUMMED = 1 << 16  # values at a time
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,11 @@ class Ratings:
     def mean(self) -> float:
         """The mean rating, in stars."""
         return float(self.rating.mean())
+
+    @cached_property
+    def spread(self) -> float:
+        """The standard deviation of the ratings, in stars."""
+        return math.sqrt(_squares(self.rating, self.rating.mean()) / len(self))
 
     @cached_property
     def user_counts(self) -> np.ndarray:
@@ -106,6 +113,15 @@ class Ratings:
         (user, users), (item, items) = in_order(lambda side: _compact(side[0][keep], side[1]), sides, 2)
         time = None if self.time is None else self.time[keep]
         return Ratings(user, item, self.rating[keep], time, users, items)
+
+
+def _squares(values: np.ndarray, mean: float) -> float:
+    """Σ (value − mean)², in the order of numpy's `std` but without its two arrays as long as the values."""
+    if len(values) <= SUMMED:
+        return float(np.add.reduce((values - mean) ** 2))
+    half = len(values) // 2
+    half -= half % 8
+    return _squares(values[:half], mean) + _squares(values[half:], mean)
 
 
 def _compact(rows: np.ndarray, ids: IdMap) -> tuple[np.ndarray, IdMap]:
