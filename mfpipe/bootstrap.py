@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from mfpipe.arrow import to_numpy
+
 GROUPS = 1000
 DRAWS = 1000
 CONFIDENCE = 0.95
@@ -36,7 +38,7 @@ class Bootstrap:
     """
 
     def __init__(self, users: pa.Array, seed: int = 0):
-        code = users.dictionary_encode().indices.to_numpy(zero_copy_only=False)
+        code = to_numpy(users.dictionary_encode().indices)
         self.n_users = int(code.max(initial=-1)) + 1
         self.n_groups = min(self.n_users, GROUPS)
         rng = np.random.default_rng(seed)

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mfpipe.arrow import to_arrow
 from mfpipe.errors import ParameterError, RatingsError
 from mfpipe.fitted import SOURCES, FittedModel
 from mfpipe.kernels import readonly
 from mfpipe.kernels.pairs import uniform_pairs
 from mfpipe.ratings import NO_TIME, Ratings, TestRatings
 
+PAIRS = 2**15  # drawn at a time: their numbers stay in the cache
 HOLDOUTS = "random:FRACTION, last:COUNT or time:FRACTION"
 
 
@@ -45,11 +47,15 @@ class Holdout:
     def mask(self, ratings: Ratings) -> np.ndarray:
         """True for the ratings held out; bool, shape (n,)."""
         if self.kind == "random":
-            numbers = np.empty(len(ratings))
             inputs = (ratings.user, ratings.item, ratings.users.hashes, ratings.items.hashes)
             users, items, user_hashes, item_hashes = readonly(*inputs)
-            uniform_pairs(users, items, user_hashes, item_hashes, numbers)
-            return numbers < self.amount
+            drawn, numbers = np.empty(len(ratings), dtype=bool), np.empty(PAIRS)
+            for begin in range(0, len(ratings), PAIRS):
+                at = slice(begin, begin + PAIRS)
+                few = numbers[: len(users[at])]
+                uniform_pairs(users[at], items[at], user_hashes, item_hashes, few)
+                np.less(few, self.amount, out=drawn[at])
+            return drawn
         time = self._times(ratings)
         if self.kind == "time":
             return time > np.sort(time)[max(0, math.ceil((1 - self.amount) * len(time)) - 1)]
@@ -97,8 +103,8 @@ class Holdout:
                 f"{int(held_out.sum())} to test with; give more ratings, another --holdout, or --test FILE"
             )
         test = TestRatings(
-            ratings.users.texts.take(ratings.user[held_out]),
-            ratings.items.texts.take(ratings.item[held_out]),
+            ratings.users.texts.take(to_arrow(ratings.user[held_out])),
+            ratings.items.texts.take(to_arrow(ratings.item[held_out])),
             ratings.rating[held_out],
             np.flatnonzero(held_out),
             None if ratings.time is None else ratings.time[held_out],

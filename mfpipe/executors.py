@@ -26,7 +26,7 @@ from mfpipe.errors import ClusterError
 from mfpipe.memory import Reused
 from mfpipe.models import FactorModel
 from mfpipe.models.base import Block, Totals, Update, Updates
-from mfpipe.partition import block_of, frame, group, split, write
+from mfpipe.partition import block_of, both, frame, group, split, write
 from mfpipe.ratings import Ratings
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class InProcess:
     def __init__(self, ratings: Ratings, dtype: np.dtype, n_partitions: int, workers: int = 1):
         self.cluster = "serial" if workers == 1 else "threads"
         self.workers = workers
-        self._blocks = {side: split(group(ratings, side, dtype), n_partitions) for side in ("user", "item")}
+        self._blocks = {side: split(block, n_partitions) for side, block in both(ratings, dtype).items()}
         self._totals, self._memory = _totals(ratings), Reused()
         self._pool = ThreadPoolExecutor(workers, "mfpipe") if workers > 1 else None
 

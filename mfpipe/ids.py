@@ -9,7 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mfpipe.arrow import to_arrow, to_numpy
+
 FEW = 1000  # ids asked for at a time, up to which a dictionary kept in memory is faster than Arrow
+_UNKNOWN = to_arrow(np.array([-1], np.int32))[0]
+_LINE_END = pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, 1], np.int32)), pa.py_buffer(b"\n"))[0]
 CANONICAL_INTEGER = "^(0|-?[1-9][0-9]{0,17})$"
 
 
@@ -60,23 +64,23 @@ class IdMap:
         if isinstance(texts, pa.ChunkedArray):
             texts = texts.combine_chunks()
         if pa.types.is_dictionary(texts.type):
-            return self.rows(texts.dictionary)[texts.indices.to_numpy(zero_copy_only=False)]
+            return self.rows(texts.dictionary)[to_numpy(texts.indices)]
         if len(texts) <= FEW:
             return np.array([self._row_of.get(text, -1) for text in texts.to_pylist()], np.int32)
         found = pc.index_in(texts, value_set=self.texts)
-        return pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
+        return to_numpy(pc.fill_null(found, _UNKNOWN))
 
     def subset(self, keep: np.ndarray) -> IdMap:
         """The ids where `keep`, bool, shape (rows,), is true, in the same order."""
-        kept = IdMap(self.texts.filter(pa.array(keep)))
+        kept = IdMap(self.texts.filter(to_arrow(keep)))
         if "hashes" in vars(self):  # found before, which takes longer than all of this
             kept.hashes = self.hashes[keep]
         return kept
 
     def lines(self) -> pa.Buffer:
         """The UTF-8 bytes of all ids with a newline between."""
-        every = pa.ListArray.from_arrays(pa.array([0, len(self)], pa.int32()), self.texts)
-        return pc.binary_join(every, "\n")[0].as_buffer()
+        every = pa.ListArray.from_arrays(to_arrow(np.array([0, len(self)], np.int32)), self.texts)
+        return pc.binary_join(every, _LINE_END)[0].as_buffer()
 
     @cached_property
     def _row_of(self) -> dict[str, int]:

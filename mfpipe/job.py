@@ -7,7 +7,8 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ from mfpipe.evaluate import Holdout
 from mfpipe.fit import Pairs
 from mfpipe.ids import IdMap
 from mfpipe.models.base import flag
-from mfpipe.ratings import Ratings, Rules, TestRatings, ingest, read_test
+from mfpipe.ratings import Ratings, Rules, TestRatings, ingest, ingest_unhashed, read_test
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ class Prepared:
             "n_items": len(self.ratings.items),
             "sha256": self.sha256,
             "global_mean": self.ratings.mean,
-            "spread": float(self.ratings.rating.std()),
+            "spread": self.ratings.spread,
             "time": self.ratings.time_range(),
         }
 
@@ -152,20 +153,34 @@ def read_ratings(data: Data, quarantine: Path | None = None) -> tuple[Ratings, d
 def prepare(data: Data, quarantine: Path | None = None) -> Prepared:
     """Read and encode the ratings, and read or hold out the test records."""
     started = time.perf_counter()
-    ratings, report = read_ratings(data, quarantine)
-    about: dict[str, Any] = data.about() | {"ingest": report}
-    if data.test:
-        beside = None if quarantine is None else quarantine.with_suffix(".test" + quarantine.suffix)
-        test, test_report = read_test(data.test, data.rules, beside)
-        about |= {"test": [str(path) for path in data.test], "test_rejected": test_report.rejected}
-        sha256 = report["sha256"]
-        seen = evaluation.seen_in_training(test, ratings)
-        if seen:
-            log.warning("%d of %d test records are also in the training ratings", seen, len(test))
-        about["test_seen_in_training"] = seen
-    else:
-        holdout = data.split_by()
-        ratings, test = holdout.split(ratings)
-        about["holdout"] = str(holdout)
-        sha256 = ratings.fingerprint()
+    with ThreadPoolExecutor(1, "mfpipe-hashing") as beside:
+        ratings, reporting = _reading(data, quarantine, beside)
+        about: dict[str, Any] = data.about()
+        if data.test:
+            quarantined = None if quarantine is None else quarantine.with_suffix(".test" + quarantine.suffix)
+            test, test_report = read_test(data.test, data.rules, quarantined)
+            seen = evaluation.seen_in_training(test, ratings)
+            if seen:
+                log.warning("%d of %d test records are also in the training ratings", seen, len(test))
+            report = reporting()
+            about |= {"ingest": report, "test": [str(path) for path in data.test]}
+            about |= {"test_rejected": test_report.rejected, "test_seen_in_training": seen}
+            sha256 = report["sha256"]
+        else:
+            holdout = data.split_by()
+            ratings, test = holdout.split(ratings)
+            about |= {"ingest": reporting(), "holdout": str(holdout)}
+            sha256 = ratings.fingerprint()
     return Prepared(ratings, test, about, sha256, time.perf_counter() - started)
+
+
+def _reading(
+    data: Data, quarantine: Path | None, beside: Executor
+) -> tuple[Ratings, Callable[[], dict[str, Any]]]:
+    """All ratings of the inputs, and the report of their ingest, whose sha256 is made meanwhile."""
+    if dataset.is_dataset(data.inputs):
+        ratings, report = read_ratings(data)
+        return ratings, lambda: report
+    ratings, made = ingest_unhashed(data.inputs, data.rules, quarantine)
+    hashing = beside.submit(ratings.fingerprint)
+    return ratings, lambda: dataclasses.replace(made, sha256=hashing.result()).record()

@@ -21,12 +21,21 @@ if TYPE_CHECKING:
 
 def group(ratings: Ratings, side: str, dtype: np.dtype) -> Block:
     """All ratings as one block of one side: rows ascending, and within a row the other side's rows."""
+    return _grouped(ratings, side, ratings.rating.astype(dtype, copy=False))
+
+
+def both(ratings: Ratings, dtype: np.dtype) -> dict[str, Block]:
+    """The groups of either side, from one copy of the values."""
     values = ratings.rating.astype(dtype, copy=False)
-    n_users, n_items = len(ratings.users), len(ratings.items)
+    return {side: _grouped(ratings, side, values) for side in ("user", "item")}
+
+
+def _grouped(ratings: Ratings, side: str, values: np.ndarray) -> Block:
     if side == "item":
-        indptr, piece = grouped([Piece(ratings.item, ratings.user, values, np.empty(0, np.int64))], n_items)
+        pieces = [Piece(ratings.item, ratings.user, values, np.empty(0, np.int64))]
+        indptr, piece = grouped(pieces, len(ratings.items))
         return Block(0, indptr, piece.columns, piece.values)
-    return Block(0, np.searchsorted(ratings.user, np.arange(n_users + 1)), ratings.item, values)
+    return Block(0, np.concatenate(([0], np.cumsum(ratings.user_counts))), ratings.item, values)
 
 
 def cut(indptr: np.ndarray, n_partitions: int) -> np.ndarray:

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from mfpipe import diagnosis, rated, runs
 from mfpipe import evaluate as evaluation
+from mfpipe.arrow import to_arrow
 from mfpipe.command_line import report_command
 from mfpipe.errors import ParameterError
 from mfpipe.executors import executor
@@ -33,6 +34,7 @@ from mfpipe.runs import Checkpoints, Run
 from mfpipe.sealed import encoded
 from mfpipe.store import WHATEVER, Store, Version, parse_name
 from mfpipe.topn import require_count
+from mfpipe.version import factor_tables
 from mfpipe.watching import watched
 
 log = logging.getLogger(__name__)
@@ -44,8 +46,8 @@ Callbacks = Iterable[Callable[[dict], None]]
 def compile_kernels(model: Model) -> float:
     """Seconds to have the model's kernels compiled, or loaded from the cache of an earlier run."""
     started = time.perf_counter()
-    one = IdMap(pa.array(["0"]))
     rows = np.zeros(1, np.int32)
+    one = IdMap(to_arrow(rows).cast(pa.string()))
     ratings = Ratings(rows, rows, np.ones(1), None, one, one)
     with executor(ratings, model.storage, "serial", partitions=1) as here:
         factors = cold_start(model, ratings, here)
@@ -242,10 +244,12 @@ def publish(
 ) -> Version:
     """Store a trained model as the next version of `name`, with what its report needs, and `about`."""
     fitting = trained.fit
-    if trained.diagnosis is None:
-        began = time.perf_counter()
-        trained.diagnosis = diagnosis.diagnose(trained.fitted, prepared.test, prepared.sums()["test"])
-        trained.timings["diagnose"] = time.perf_counter() - began
+    with ThreadPoolExecutor(1, "mfpipe-encoding") as beside:
+        encoding = beside.submit(_encoded_factors, trained.fitted)
+        if trained.diagnosis is None:
+            began = time.perf_counter()
+            trained.diagnosis = diagnosis.diagnose(trained.fitted, prepared.test, prepared.sums()["test"])
+            trained.timings["diagnose"] = time.perf_counter() - began
     described = {
         "data": prepared.data(),
         "objective": fitting.objective,
@@ -261,7 +265,7 @@ def publish(
     }
     if run:
         described["run"] = run
-    artifacts: dict[str, Any] = {
+    artifacts: dict[str, Any] = encoding.result() | {
         "history.parquet": _history_table(fitting.history),
         "timings.json": {
             "stages": trained.timings,
@@ -281,18 +285,28 @@ def publish(
     return trained.version
 
 
+def _encoded_factors(fitted: FittedModel) -> dict[str, memoryview]:
+    return {name: encoded(table) for name, table in factor_tables(fitted).items()}
+
+
 def _history_table(history: list[dict]) -> pa.Table:
     columns: dict[str, Any] = {
-        key: pa.array([record[key] for record in history], pa.int64() if key == "iteration" else pa.float64())
+        key: _numbers([record[key] for record in history], np.int64 if key == "iteration" else np.float64)
         for key in HISTORY
     }
     for half in history[0]["half_steps"] if history else ():
         for key in ("objective", "seconds"):
-            columns[f"{half['side']}_{key}"] = pa.array(
+            columns[f"{half['side']}_{key}"] = _numbers(
                 [h[key] for record in history for h in record["half_steps"] if h["side"] == half["side"]],
-                pa.float64(),
+                np.float64,
             )
     return pa.table(columns)
+
+
+def _numbers(values: list, dtype: type) -> pa.Array:
+    if None in values:
+        return pa.array(values, pa.from_numpy_dtype(dtype))
+    return to_arrow(np.array(values, dtype))
 
 
 def evaluate(

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from mfpipe.arrow import to_arrow, to_numpy
 from mfpipe.bootstrap import mean_intervals
 from mfpipe.errors import ParameterError
 from mfpipe.fitted import FittedModel
@@ -99,9 +100,9 @@ def relevant_pairs(
     users = fitted.users.rows(test.user)
     items = fitted.items.rows(test.item).astype(np.int64)
     unknown = np.flatnonzero(items < 0)
-    texts = test.item.take(unknown).dictionary_encode()
-    items[unknown] = len(fitted.items) + texts.indices.to_numpy(zero_copy_only=False)
-    strangers = len(set(test.user.filter(good & (users < 0)).to_pylist()))
+    texts = test.item.take(to_arrow(unknown)).dictionary_encode()
+    items[unknown] = len(fitted.items) + to_numpy(texts.indices)
+    strangers = len(set(test.user.filter(to_arrow(good & (users < 0))).to_pylist()))
     keep = good & (users >= 0)
     known = np.unique(users[keep])
     drawn_from = None

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pyarrow as pa
 
+from mfpipe.arrow import to_arrow
 from mfpipe.errors import ParameterError, StoreError
 from mfpipe.fitted import FittedModel
 from mfpipe.models.base import Block
@@ -18,7 +19,7 @@ FILE = "ratings.parquet"
 
 def table_of(ratings: Ratings) -> pa.Table:
     """Training ratings as a table of user row, item row and rating."""
-    return pa.table({"user": ratings.user, "item": ratings.item, "rating": ratings.rating})
+    return pa.table({name: to_arrow(getattr(ratings, name)) for name in ("user", "item", "rating")})
 
 
 def block_of(table: pa.Table, n_users: int) -> Block:

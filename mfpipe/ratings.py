@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import logging
+import math
 import os
 import re
 from collections import Counter
@@ -19,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from mfpipe import files, sources
+from mfpipe.arrow import to_arrow, to_numpy
 from mfpipe.cores import in_order
 from mfpipe.errors import ParameterError, RatingsError, StoreError
 from mfpipe.ids import IdMap
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 
 DUPLICATES = ("latest", "mean", "error")
 FAULTS_KEPT = 100_000
+SUMMED = 1 << 16  # values at a time
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,11 @@ class Ratings:
     def mean(self) -> float:
         """The mean rating, in stars."""
         return float(self.rating.mean())
+
+    @cached_property
+    def spread(self) -> float:
+        """The standard deviation of the ratings, in stars."""
+        return math.sqrt(_squares(self.rating, self.rating.mean()) / len(self))
 
     @cached_property
     def user_counts(self) -> np.ndarray:
@@ -101,15 +109,23 @@ class Ratings:
 
     def subset(self, keep: np.ndarray) -> Ratings:
         """The ratings where `keep` is true, with ids and rows for those alone."""
-        user, users = _compact(self.user[keep], self.users)
-        item, items = _compact(self.item[keep], self.items)
+        sides = ((self.user, self.users), (self.item, self.items))
+        (user, users), (item, items) = in_order(lambda side: _compact(side[0][keep], side[1]), sides, 2)
         time = None if self.time is None else self.time[keep]
         return Ratings(user, item, self.rating[keep], time, users, items)
 
 
+def _squares(values: np.ndarray, mean: float) -> float:
+    """Σ (value − mean)², in the order of numpy's `std` but without its two arrays as long as the values."""
+    if len(values) <= SUMMED:
+        return float(np.add.reduce((values - mean) ** 2))
+    half = len(values) // 2
+    half -= half % 8
+    return _squares(values[:half], mean) + _squares(values[half:], mean)
+
+
 def _compact(rows: np.ndarray, ids: IdMap) -> tuple[np.ndarray, IdMap]:
-    used = np.zeros(len(ids), dtype=bool)
-    used[rows] = True
+    used = counted(rows, len(ids)) > 0
     if used.all():
         return rows, ids
     return (np.cumsum(used, dtype=np.int32) - np.int32(1))[rows], ids.subset(used)
@@ -205,6 +221,15 @@ def ingest(
     RatingsError
         A whole-file fault, more unusable lines than allowed, or no usable line at all.
     """
+    ratings, report = ingest_unhashed(inputs, rules, quarantine)
+    report.sha256 = ratings.fingerprint()
+    return ratings, report
+
+
+def ingest_unhashed(
+    inputs: Sequence[str | Path], rules: Rules, quarantine: Path | None
+) -> tuple[Ratings, IngestReport]:
+    """What `ingest` does, but for the report's sha256, which can be made while another core is busy."""
     report = IngestReport()
     accepted = [usable for path in sources.find(inputs) for usable, _ in _judged(path, rules, report)]
     _settle(report, rules, quarantine)
@@ -212,7 +237,6 @@ def ingest(
     report.duplicates = report.accepted - len(ratings)
     report.ratings, report.users, report.items = len(ratings), len(ratings.users), len(ratings.items)
     report.times_unreadable = 0 if ratings.time is None else int((ratings.time == NO_TIME).sum())
-    report.sha256 = ratings.fingerprint()
     if report.duplicates:
         log.info("%d ratings of pairs rated before; kept: %s", report.duplicates, rules.duplicates)
     return ratings, report
@@ -277,8 +301,9 @@ def _judged(path: Path, rules: Rules, report: IngestReport) -> Iterator[tuple[_U
     before = os.stat(path)
     rows_before = report.rows
     for usable, lines, faults in read(path, rules.columns, partial(_judge, rules=rules)):
-        broken = np.array([fault.line for fault in faults], dtype=np.int64)
-        record = np.arange(report.rows, report.rows + len(lines)) + np.searchsorted(broken, lines)
+        record = np.arange(report.rows, report.rows + len(lines))
+        if faults:
+            record += np.searchsorted([fault.line for fault in faults], lines)
         report.rows += len(lines) + len(faults)
         report.add(faults)
         yield usable, record
@@ -309,7 +334,7 @@ def _judge(chunk: Chunk, rules: Rules) -> tuple[_Usable, np.ndarray, list[Fault]
         faults.sort(key=lambda fault: fault.line)
         keep = np.ones(len(chunk.lines), dtype=bool)
         keep[list(faulty)] = False
-        columns = {role: column.filter(pa.array(keep)) for role, column in chunk.columns.items()}
+        columns = {role: column.filter(to_arrow(keep)) for role, column in chunk.columns.items()}
         chunk = Chunk(chunk.path, chunk.lines[keep], columns)
     time = moments(chunk.columns["time"]) if "time" in chunk.columns else None
     usable = _Usable(
@@ -319,7 +344,7 @@ def _judge(chunk: Chunk, rules: Rules) -> tuple[_Usable, np.ndarray, list[Fault]
 
 
 def _codes(column: pa.DictionaryArray) -> np.ndarray:
-    return column.indices.to_numpy(zero_copy_only=False)
+    return to_numpy(column.indices)
 
 
 def _settle(report: IngestReport, rules: Rules, quarantine: Path | None) -> None:
@@ -387,7 +412,7 @@ def _encode(columns: list[pa.DictionaryArray]) -> tuple[list[np.ndarray], IdMap]
     used = []
     for column, code in zip(columns, codes, strict=True):
         occurs = counted(code, len(column.dictionary)) > 0
-        used.append(column.dictionary.filter(pa.array(occurs)))
+        used.append(column.dictionary.filter(to_arrow(occurs)))
     ids = IdMap.sorted(pa.chunked_array(used).unique())
     rows = ids.rows(pa.chunked_array([column.dictionary for column in columns]))
     ends = np.cumsum([len(column.dictionary) for column in columns])[:-1]

@@ -202,8 +202,8 @@ class _TextReader:
         if len(block) >= scanning.COMPILED_FROM and scanning.can_scan(self.delimiter):
             scanned = scanning.scan(block, self.delimiter, self.width, self.positions, DISTINCT)
             if scanned.ascii or _is_utf8(block):
-                lines = scanned.lines.astype(np.int64) + first_line
-                odd = scanned.odd_lines.astype(np.int64) + first_line
+                lines = np.add(scanned.lines, first_line, dtype=np.int64)
+                odd = np.add(scanned.odd_lines, first_line, dtype=np.int64)
                 faults = self._lines(scanned.odd, odd).faults if scanned.odd else []
                 return Chunk(self.path, lines, scanned.columns, faults)
         return self._lines(block, np.arange(first_line, first_line + block.count(b"\n")))

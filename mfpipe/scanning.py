@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from mfpipe.arrow import to_arrow
 from mfpipe.kernels.fields import PADDING, count_lines, gather, intern, refill, split
 
 COMPILED_FROM = 4 << 20
@@ -98,7 +99,7 @@ def _distinct(data: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> pa.D
         keys, table = wider, np.full(size, -1, np.int32)
         refill(table, keys, found)
     at = firsts[:found]
-    return pa.DictionaryArray.from_arrays(pa.array(codes.copy()), _texts(data, starts[at], lengths[at]))
+    return pa.DictionaryArray.from_arrays(to_arrow(codes.copy()), _texts(data, starts[at], lengths[at]))
 
 
 def _texts(data: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> pa.StringArray:

@@ -13,6 +13,7 @@ import re
 import weakref
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 
 import mfpipe
 from mfpipe import files
+from mfpipe.cores import available_cores, in_order
 from mfpipe.errors import StoreError
 
 FORMAT = 1
@@ -50,12 +52,16 @@ def seal(
         Something could not be written.
     """
     try:
-        written = {name: encoded(value, compression) for name, value in contents.items()}
+        threads = available_cores()
+        encode = partial(encoded, compression=compression)
+        written = dict(zip(contents, in_order(encode, contents.values(), threads), strict=True))
         files.make_directory(aside)
-        listed = {}
-        for name, data in written.items():
-            files.write_new(aside / name, data)
-            listed[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+        def write(name: str) -> dict[str, Any]:
+            files.write_new(aside / name, written[name])
+            return {"bytes": len(written[name]), "sha256": hashlib.sha256(written[name]).hexdigest()}
+
+        listed = dict(zip(written, in_order(write, written, threads), strict=True))
         manifest = {"format": FORMAT, **about, "files": listed}
         files.write_new(aside / MANIFEST, json_bytes(manifest | {"checksum": checksum(manifest)}))
         files.flush(aside)

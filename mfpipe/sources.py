@@ -129,7 +129,7 @@ def _whole_lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
         if only_cr:
             text = text.replace(b"\r", b"\n")
         end = text.rfind(b"\n") + 1
-        whole, rest = (rest + text[:end], text[end:]) if end else (b"", rest + text)
+        whole, rest = (b"".join((rest, memoryview(text)[:end])), text[end:]) if end else (b"", rest + text)
         if len(rest) > LINE_LIMIT:
             raise RatingsError(f"{path}: a line longer than {LINE_LIMIT} bytes; this is not a rating file")
         if whole:

@@ -34,7 +34,7 @@ from mfpipe.errors import ParameterError, StoreError
 from mfpipe.fitted import FittedModel
 from mfpipe.published import published
 from mfpipe.sealed import MANIFEST, json_bytes, seal
-from mfpipe.version import Version, factor_tables
+from mfpipe.version import FACTOR_FILES, Version, factor_tables
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,8 @@ class Store:
             For the manifest: data, metrics, and whatever else describes the fit; JSON values. Where it
             holds a `run` that an earlier version came from, that version is the one returned.
         artifacts : dict
-            File name → pyarrow.Table (for .parquet) or JSON value (for .json).
+            File name → pyarrow.Table (for .parquet), JSON value (for .json), or what `mfpipe.sealed.encoded`
+            made of one. The factors are made from `fitted` unless they are among them.
         make_current : bool
             Whether `current` moves to the new version.
         replacing : str or None, optional
@@ -170,7 +171,8 @@ class Store:
             "libraries": {"python": platform.python_version()} | {lib: installed(lib) for lib in LIBRARIES},
         }
         try:
-            seal(home / f".writing-{number}", home / number, factor_tables(fitted) | artifacts, described)
+            contents = artifacts if artifacts.keys() >= FACTOR_FILES else factor_tables(fitted) | artifacts
+            seal(home / f".writing-{number}", home / number, contents, described)
         except OSError as error:
             raise self._withdrawn(home, number, error) from error
 

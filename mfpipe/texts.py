@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mfpipe.arrow import to_arrow, to_numpy
 from mfpipe.kernels import readonly
 from mfpipe.kernels.moments import read_moments
 
@@ -27,10 +28,10 @@ def decimals(texts: pa.StringArray, limits: tuple[float, float] | None) -> tuple
     """The values of ratings; zero for those that cannot be used, with the reason by position."""
     values, reasons = np.zeros(len(texts)), {}
     plain = pc.match_substring_regex(texts, _PLAIN_DECIMAL)
-    at = plain.to_numpy(zero_copy_only=False)
-    values[at] = texts.filter(plain).cast(pa.float64()).to_numpy()
+    at = to_numpy(plain)
+    values[at] = to_numpy(texts.filter(plain).cast(pa.float64()))
     odd = np.flatnonzero(~at)
-    for position, text in zip(odd.tolist(), texts.take(pa.array(odd)).to_pylist(), strict=True):
+    for position, text in zip(odd.tolist(), texts.take(to_arrow(odd)).to_pylist(), strict=True):
         if not text:
             reasons[position] = "blank"
         elif not _DECIMAL.fullmatch(text):
@@ -55,8 +56,8 @@ def id_fault(text: str) -> str | None:
 
 def id_faults(texts: pa.StringArray) -> dict[int, str]:
     """The reason, by position, of each text that cannot be an id."""
-    odd = np.flatnonzero(~pc.match_substring_regex(texts, _PLAIN_ID).to_numpy(zero_copy_only=False))
-    reasons = (id_fault(text) for text in texts.take(pa.array(odd)).to_pylist())
+    odd = np.flatnonzero(~to_numpy(pc.match_substring_regex(texts, _PLAIN_ID)))
+    reasons = (id_fault(text) for text in texts.take(to_arrow(odd)).to_pylist())
     return {at: reason for at, reason in zip(odd.tolist(), reasons, strict=True) if reason}
 
 
@@ -82,11 +83,11 @@ def moments(texts: pa.StringArray) -> np.ndarray:
     n_others = read_moments(*readonly(bounds, np.frombuffer(data or b" ", np.uint8)), found, others)
     if n_others:
         at = others[:n_others]
-        found[at] = _each_once(texts.take(pa.array(at)))
+        found[at] = _each_once(texts.take(to_arrow(at)))
     return found
 
 
 def _each_once(texts: pa.StringArray) -> np.ndarray:
     column = texts.dictionary_encode()
     known = np.array([microseconds(text) for text in column.dictionary.to_pylist()], np.int64)
-    return known[column.indices.to_numpy()]
+    return known[to_numpy(column.indices)]

@@ -8,12 +8,15 @@ import numpy as np
 import pyarrow as pa
 
 import mfpipe
+from mfpipe.arrow import to_arrow
 from mfpipe.errors import MfpipeError, StoreError
 from mfpipe.fitted import FittedModel
 from mfpipe.ids import IdMap
 from mfpipe.models import MODELS
 from mfpipe.models.base import Baseline, Factors
 from mfpipe.sealed import Sealed
+
+FACTOR_FILES = {"user_factors.parquet", "item_factors.parquet"}
 
 
 class Version(Sealed):
@@ -73,7 +76,8 @@ def factor_tables(fitted: FittedModel) -> dict[str, Any]:
     item = (fitted.items, fitted.item_counts, baseline.item_means, fitted.factors.item)
     tables = {}
     for side, (ids, counts, means, rows) in {"user": user, "item": item}.items():
-        factors = dict(zip(fitted.model.columns(), rows.T, strict=True))
-        columns = {"id": ids.texts, "n_ratings": counts, "mean_rating": means, **factors}
-        tables[f"{side}_factors.parquet"] = pa.table(columns)
+        numbers = {"n_ratings": counts, "mean_rating": means}
+        numbers |= dict(zip(fitted.model.columns(), rows.T, strict=True))
+        columns = {name: to_arrow(values) for name, values in numbers.items()}
+        tables[f"{side}_factors.parquet"] = pa.table({"id": ids.texts, **columns})
     return tables

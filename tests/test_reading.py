@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from mfpipe import sources
 from mfpipe.errors import ParameterError, RatingsError
-from mfpipe.ratings import Rules, ingest, read_test
+from mfpipe.ids import IdMap
+from mfpipe.ratings import Ratings, Rules, ingest, read_test
 from mfpipe.reading import Columns
 from mfpipe.texts import NO_TIME, microseconds
 from tests.make import write
@@ -193,6 +194,13 @@ def test_a_file_without_header_keeps_its_first_line(tmp_path):
 def test_the_delimiter_is_the_headers(tmp_path, delimiter):
     text = lines("1,2,3,2020-01-01").replace(",", delimiter)
     assert known(read(tmp_path, text)[0]) == {("1", "2"): 3.0}
+
+
+@pytest.mark.parametrize("n", [1, 7, 129, 2**16, 2**16 + 1, 2**17 + 9, 1_000_003])
+def test_the_spread_of_ratings_is_numpys_to_the_last_bit(n):
+    rows, ids = np.zeros(n, np.int32), IdMap(pa.array(["0"]))
+    for values in (np.random.default_rng(n).lognormal(0, 5, n), np.full(n, 0.1)):
+        assert Ratings(rows, rows, values, None, ids, ids).spread == float(values.std())
 
 
 def test_a_header_inside_the_file_is_a_line_left_out_whatever_the_block_size(tmp_path, monkeypatch):
