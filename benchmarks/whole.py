@@ -24,6 +24,9 @@ MFPIPE = (sys.executable, "-m", "mfpipe")
 def goals(reached: Sequence[dict], rank: int) -> tuple[float | None, list[dict]]:
     """The RMSE to come to, and for each system how many iterations it takes; None if it never does.
 
+    Without mfpipe's als: from CSV it fits the ratings themselves, not what is left of their mean as here, so
+    these numbers of iterations are not those it would take.
+
     Parameters
     ----------
     reached : sequence of dict
@@ -37,6 +40,8 @@ def goals(reached: Sequence[dict], rank: int) -> tuple[float | None, list[dict]]
     goal = WITHIN * min(theirs)
     found = []
     for row in rows:
+        if row["options"].get("model") == "als":
+            continue
         enough = [at["iterations"] for at in row["reached"] if at["held_out_rmse"] <= goal]
         found.append(
             {

@@ -154,6 +154,7 @@ def test_goals_are_half_a_percent_above_the_best_peer():
     goal, found = goals(
         [
             row("mfpipe", (1, 0.9), (2, 0.803), model="als"),
+            row("mfpipe", (1, 0.9), (2, 0.803), model="biased-als"),
             row("lenskit", (1, 0.9), (3, 0.8)),
             row("libmf", (1, 0.9)),
         ],
