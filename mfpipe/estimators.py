@@ -177,7 +177,8 @@ class ALS(FactorEstimator):
         data), or from (user_factors, item_factors) in the order of `users_` and `items_`.
     init_scale : float, default 1
         What the factors of the random and the spectral start are multiplied by. From a small start the
-        strongest directions grow first, and a fit of a few iterations predicts better than the optimum.
+        strongest directions grow first, and a fit of a few iterations predicts better than the optimum where
+        the mean is taken from the ratings (by `BiasedALS`, or beforehand).
     solver : {'cholesky', 'cg'}, default 'cholesky'
         Solve every row exactly, or take `cg_steps` steps of conjugate gradients from where it is: the
         objective falls a little less in an iteration, which at rank 64 takes 0.56 of the time.
