@@ -6,7 +6,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from mfpipe.kernels.registers import FUSED, Matrix
-from mfpipe.kernels.tiles import Tile
+from mfpipe.kernels.tiles import Tile, dots_of_rows, subtract_weighted
 
 
 def _subtract_earlier(gram: Matrix, i, j) -> Tile:
@@ -116,12 +116,7 @@ def subtract_rows(typingctx, vector, j, gram, i, weights):
     def build(context, builder, signature, args):
         vector, gram, weights = (Matrix(context, builder, signature.args[k], args[k]) for k in (0, 2, 4))
         _, j, _, i, _ = args
-        address, row = builder.gep(vector.data, [j]), gram.at(i, j)
-        left = vector.load(address)
-        for m, weight in enumerate(vector.scalars(builder.gep(weights.data, [i]))):
-            product = builder.fmul(weight, gram.load(gram.below(row, gram.constant(m))), flags=FUSED)
-            left = builder.fsub(left, product, flags=FUSED)
-        vector.store(left, address)
+        subtract_weighted(vector, j, gram, i, vector.scalars(builder.gep(weights.data, [i])))
         return context.get_dummy_value()
 
     return signature, build
@@ -135,17 +130,8 @@ def dot_rows(typingctx, out, gram, i, j, vector, width):
     def build(context, builder, signature, args):
         out, gram, vector = (Matrix(context, builder, signature.args[k], args[k]) for k in (0, 1, 4))
         _, _, i, j, _, width = args
-        zero = ir.Constant(gram.vector, [0.0] * gram.lanes)
-        slots = gram.registers([zero] * gram.rows)
-        row = gram.at(i, gram.constant(0))
-        with cgutils.for_range_slice(builder, j, width, gram.constant(gram.lanes), width.type) as (k, _):
-            right = vector.load(builder.gep(vector.data, [k]))
-            for m, slot in enumerate(slots):
-                left = gram.load(builder.gep(gram.below(row, gram.constant(m)), [k]))
-                product = builder.fmul(left, right, flags=FUSED)
-                builder.store(builder.fadd(builder.load(slot), product, flags=FUSED), slot)
-        for m, slot in enumerate(slots):
-            builder.store(_sum(builder, builder.load(slot)), builder.gep(out.data, [out.constant(m)]))
+        for m, dots in enumerate(dots_of_rows(gram, i, j, vector, width)):
+            builder.store(_sum(builder, dots), builder.gep(out.data, [out.constant(m)]))
         return context.get_dummy_value()
 
     return signature, build

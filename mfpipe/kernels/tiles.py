@@ -289,32 +289,44 @@ def subtract_explained(typingctx, out, weights, panel, i, vector, targets, width
             Matrix(context, builder, signature.args[k], args[k]) for k in (0, 1, 2, 4, 5)
         )
         _, _, _, i, _, _, width = args
-        top = panel.at(i, panel.constant(0))
-        rows = [panel.below(top, panel.constant(m)) for m in range(panel.rows)]
-        zero = ir.Constant(panel.vector, [0.0] * panel.lanes)
-        dots, step = panel.registers([zero] * panel.rows), panel.constant(panel.lanes)
-        with cgutils.for_range_slice(builder, step.type(0), width, step, width.type) as (k, _):
-            right = vector.load(builder.gep(vector.data, [k]))
-            for row, dot in zip(rows, dots, strict=True):
-                product = builder.fmul(panel.load(builder.gep(row, [k])), right, flags=FUSED)
-                builder.store(builder.fadd(builder.load(dot), product, flags=FUSED), dot)
-        sums = _sums(builder, [builder.load(dot) for dot in dots])
+        start, step = panel.constant(0), panel.constant(panel.lanes)
+        sums = _sums(builder, dots_of_rows(panel, i, start, vector, width))
         sums = builder.fsub(sums, targets.load(builder.gep(targets.data, [i]), sums.type))
         weights.store(sums, builder.gep(weights.data, [i]))
         scalars = [
             panel.splat(builder.extract_element(sums, ir.Constant(ir.IntType(32), m)))
             for m in range(panel.rows)
         ]
-        with cgutils.for_range_slice(builder, step.type(0), width, step, width.type) as (k, _):
-            address = builder.gep(out.data, [k])
-            left = out.load(address)
-            for row, scalar in zip(rows, scalars, strict=True):
-                product = builder.fmul(scalar, panel.load(builder.gep(row, [k])), flags=FUSED)
-                left = builder.fsub(left, product, flags=FUSED)
-            out.store(left, address)
+        with cgutils.for_range_slice(builder, start, width, step, width.type) as (k, _):
+            subtract_weighted(out, k, panel, i, scalars)
         return context.get_dummy_value()
 
     return signature, build
+
+
+def dots_of_rows(matrix: Matrix, i, begin, vector: Matrix, end) -> list:
+    """For each row of the tile at row i, a vector whose lanes sum to row[begin:end] · vector[begin:end]."""
+    builder = matrix.builder
+    slots = matrix.registers([ir.Constant(matrix.vector, [0.0] * matrix.lanes)] * matrix.rows)
+    row = matrix.at(i, matrix.constant(0))
+    with cgutils.for_range_slice(builder, begin, end, matrix.constant(matrix.lanes), end.type) as (k, _):
+        right = vector.load(builder.gep(vector.data, [k]))
+        for m, slot in enumerate(slots):
+            left = matrix.load(builder.gep(matrix.below(row, matrix.constant(m)), [k]))
+            product = builder.fmul(left, right, flags=FUSED)
+            builder.store(builder.fadd(builder.load(slot), product, flags=FUSED), slot)
+    return [builder.load(slot) for slot in slots]
+
+
+def subtract_weighted(vector: Matrix, j, matrix: Matrix, i, weights) -> None:
+    """vector[j:j+LANES] −= Σ weights[m] matrix[i+m, j:j+LANES] over the rows m of a tile."""
+    builder, row = vector.builder, matrix.at(i, j)
+    address = builder.gep(vector.data, [j])
+    left = vector.load(address)
+    for m, weight in enumerate(weights):
+        product = builder.fmul(weight, matrix.load(matrix.below(row, matrix.constant(m))), flags=FUSED)
+        left = builder.fsub(left, product, flags=FUSED)
+    vector.store(left, address)
 
 
 def _sums(builder, vectors: list):
